@@ -1,0 +1,191 @@
+// Package zta decides. Given who asks (identity, trust, history) and what for
+// (syscall, arguments, canonical resources), a [PolicyGraph] says whether the
+// call is allowed, and why.
+//
+// The package is pure: it reads no clock, file, socket or environment. Time and
+// artifacts come in as values, so a decision can be replayed from its record.
+package zta
+
+import (
+	"fmt"
+	"time"
+
+	"forgeone.dev/forgeone/capability"
+)
+
+// TrustVector is how an identity is known. The zero value is Compromised.
+type TrustVector uint8
+
+// The trust vectors, weakest first.
+const (
+	Compromised TrustVector = iota
+	Unverified
+	EdgeGateway
+	Signed
+	Enclave
+	Root
+)
+
+// Identity is who a subject is, as the host established it. A guest cannot
+// supply or change it.
+type Identity struct {
+	ID          string      // local name or SPIFFE id; never empty in a loaded plugin
+	TrustVector TrustVector // verified, see [Verify]
+	Groups      []string
+	Publisher   string // key id of the key that signed the artifact, "" if none did
+}
+
+// Request is one syscall as policy sees it. Policy code and validators MUST
+// NOT change or keep it.
+type Request struct {
+	Syscall   string   // canonical name
+	Args      []string // as the guest gave them; argument 0 of file_* is the absolute guest path
+	Resources []string // canonical
+	Plugin    string
+	Container string
+	Identity  *Identity
+	Ceiling   capability.TrustLevel // configured level; the score can only lower it
+	Set       capability.Set
+	DNA       *ExecutionDNA // nil means no history: full integrity
+	Now       time.Time
+}
+
+// Outcome is what was decided about a request, mildest first: the strongest of
+// several violations wins.
+type Outcome uint8
+
+// Outcomes. The zero value is Block.
+const (
+	Block Outcome = iota
+	Freeze
+	Quarantine
+	Allow
+)
+
+// String is the decision as it stands in a record.
+func (o Outcome) String() string {
+	switch o {
+	case Allow:
+		return "allowed"
+	case Freeze:
+		return "frozen"
+	case Quarantine:
+		return "quarantined"
+	}
+	return "blocked"
+}
+
+// Decision is the answer to a request, with what is needed to explain it. The
+// zero Decision blocks.
+type Decision struct {
+	Outcome Outcome
+	// Relaxed reports that the mode lets the call proceed although Outcome is
+	// not Allow: the record keeps the outcome and says "would_block".
+	Relaxed bool
+	// Rule is the name of the deciding policy: of the violated one, or of the
+	// first in name order among those that allow; "default" when none is in scope.
+	Rule   string
+	Reason string // for people; empty for Allow
+	// Reports are the violations of policies in audit mode, "policy: reason",
+	// in name order. They changed nothing.
+	Reports []string
+	Score  float64 // trust score, 0 to 1
+	Level  capability.TrustLevel
+	Policy string // digest of the graph that decided
+}
+
+// Proceeds reports whether the effect may happen.
+func (d Decision) Proceeds() bool { return d.Outcome == Allow || d.Relaxed }
+
+// Mode is how violations take effect.
+type Mode uint8
+
+// Modes. The zero value enforces.
+const (
+	Enforce    Mode = iota
+	Audit           // let it proceed, record it as blocked, count it in the DNA
+	Permissive      // the same without touching the DNA; for a kernel only, not a single policy
+)
+
+// Policy is one rule as a person or a registry writes it.
+//
+// The first group of fields is its scope: an empty list is no restriction, and
+// the policy concerns a request only if every list matches. Entries are names
+// or globs; Resources are [capability.Pattern]s, of which every resource of
+// the request must match one.
+//
+// Everything after that is a requirement. A call is allowed if and only if at
+// least one enforcing policy is in scope and every requirement of every
+// enforcing policy in scope holds.
+type Policy struct {
+	Name   string
+	Origin string // "file:line" or "registry", for diagnostics; not part of the digest
+
+	Syscalls   []string
+	Plugins    []string
+	Identities []string
+	Groups     []string
+	Resources  []string
+
+	MinTrustLevel   capability.TrustLevel
+	MinTrustScore   float64
+	AllowIdentities []string // nil: no restriction; otherwise one must match
+	DenyIdentities  []string
+	Args            map[int]ArgConstraint // by position, from 0; a missing argument violates
+	When            string                // CEL expression that must be true
+	DenyWhen        string                // CEL expression that must be false
+	// Validator is the custom validator of the user's document; false, a panic
+	// or a nil Request violates. ValidatorID stands for it in the digest.
+	Validator   func(*Request) bool
+	ValidatorID string
+
+	OnViolation Outcome // Block, Freeze or Quarantine
+	Mode        Mode    // Enforce or Audit
+}
+
+// ArgConstraint is what an argument must look like. Both are RE2 (package
+// regexp), unanchored; empty means no constraint.
+type ArgConstraint struct {
+	Match string // must match
+	Deny  string // must not match
+}
+
+var vectorNames = [...]string{"compromised", "unverified", "edge_gateway", "signed", "enclave", "root"}
+
+// String is the vector as written in HCL.
+func (v TrustVector) String() string {
+	if int(v) < len(vectorNames) {
+		return vectorNames[v]
+	}
+	return fmt.Sprintf("trustvector(%d)", uint8(v))
+}
+
+// ParseTrustVector is the vector of that name, as written in HCL.
+func ParseTrustVector(s string) (TrustVector, error) {
+	for i, n := range vectorNames {
+		if n == s {
+			return TrustVector(i), nil
+		}
+	}
+	return Compromised, fmt.Errorf("unknown trust vector %q: want one of %v", s, vectorNames)
+}
+
+var modeNames = [...]string{"enforce", "audit", "permissive"}
+
+// String is the mode as written in HCL.
+func (m Mode) String() string {
+	if int(m) < len(modeNames) {
+		return modeNames[m]
+	}
+	return fmt.Sprintf("mode(%d)", uint8(m))
+}
+
+// ParseMode is the mode of that name, as written in HCL.
+func ParseMode(s string) (Mode, error) {
+	for i, n := range modeNames {
+		if n == s {
+			return Mode(i), nil
+		}
+	}
+	return Enforce, fmt.Errorf("unknown mode %q: want one of %v", s, modeNames)
+}
