@@ -1,0 +1,242 @@
+package abi
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"sync"
+	"time"
+
+	"forgeone.dev/forgeone/audit"
+)
+
+// Limits of folding.
+const (
+	foldEvery = time.Second // an open run is brought up to date at least this often
+	maxFolds  = 256         // distinct runs a call may have open; what is beyond is recorded one by one
+)
+
+// Call is one call of a plugin's function. Syscalls made from it end with it,
+// and repeats among them may share records.
+type Call struct {
+	gate    *Gate
+	subject *Subject
+	id      uint64
+	intent  uint64 // seq of its intent record
+	begun   time.Time
+	name    string
+
+	ctx    context.Context // lives as long as the call: it is the call
+	cancel func()
+
+	mu     sync.Mutex // guards the folds; held across the append of a fold record, never across an effect
+	folds  map[foldKey]*fold
+	timer  *time.Timer
+	closed bool
+}
+
+// foldKey is what was decided about a syscall; repeats that share it fold.
+type foldKey struct {
+	syscall  string
+	resource string // the first; a syscall with several is never folded
+	handle   Handle
+	rule     string
+}
+
+type fold struct {
+	open     uint64 // seq of the opening record
+	record   audit.Record
+	count    uint64
+	failed   uint64
+	bytes    uint64
+	duration time.Duration
+	lastErr  string
+}
+
+// Begin starts a call: the container must be live and the intent is put on
+// record. Errors: *[DeniedError] when the container takes no calls or the
+// record cannot be written. A call that was begun must be ended.
+func (g *Gate) Begin(ctx context.Context, s *Subject, function string, input []byte) (*Call, error) {
+	now := g.clock()
+	r := audit.Record{Kind: audit.KindCall, Phase: audit.PhaseIntent, Bytes: uint64(len(input)), Details: map[string]string{"function": function}}
+	g.subjectOf(&r, s)
+	if len(input) > 0 {
+		sum := sha256.Sum256(input)
+		r.Digest = hex.EncodeToString(sum[:])
+	}
+	if err := s.Container.Live(); err != nil {
+		d := err.(*DeniedError) //nolint:errorlint // Live returns nothing else
+		r.Phase, r.Decision, r.Reason = audit.PhaseEvent, d.Status.String(), d.Reason
+		_, _ = g.log.Append(&r) // the call is refused whether or not this can be written
+		return nil, d
+	}
+	c := &Call{gate: g, subject: s, id: g.calls.Add(1), begun: now, name: function}
+	r.Call = c.id
+	r.Decision = "allowed"
+	seq, err := g.log.Append(&r)
+	if err != nil {
+		return nil, &DeniedError{Status: Blocked, Reason: unrecorded(err)}
+	}
+	c.intent = seq
+	c.ctx, c.cancel = s.Container.bind(ctx)
+	return c, nil
+}
+
+// ID is the number of the call, unique within the gate. It is never 0.
+func (c *Call) ID() uint64 { return c.id }
+
+// Context ends with the call, with the caller's context, and when the
+// container dies (its cause is then a *[DeniedError]).
+func (c *Call) Context() context.Context { return c.ctx }
+
+// Subject is who the call runs as.
+func (c *Call) Subject() *Subject { return c.subject }
+
+// Syscall asks the gate for an effect on behalf of the call. ctx must be
+// derived from [Call.Context].
+func (c *Call) Syscall(ctx context.Context, name string, args []string, handle Handle, payload []byte) SyscallResult {
+	return c.gate.SecureSyscall(ctx, &SyscallContext{
+		Subject: c.subject, Call: c, Syscall: name, Args: args, Handle: handle, Payload: payload,
+	})
+}
+
+// End closes the call's runs and records its outcome. callErr is how the
+// guest ended. The returned error is callErr, or why the end could not be
+// recorded.
+func (c *Call) End(output []byte, callErr error) error {
+	c.cancel()
+	flushErr := c.flush(true)
+	r := audit.Record{Kind: audit.KindCall, Phase: audit.PhaseOutcome, Call: c.id, Intent: c.intent + 1,
+		Outcome: "ok", Bytes: uint64(len(output)), Duration: c.gate.clock().Sub(c.begun), Details: map[string]string{"function": c.name}}
+	c.gate.subjectOf(&r, c.subject)
+	if len(output) > 0 {
+		sum := sha256.Sum256(output)
+		r.Digest = hex.EncodeToString(sum[:])
+	}
+	if callErr != nil {
+		r.Outcome, r.Error = "failed", callErr.Error()
+	}
+	_, err := c.gate.log.Append(&r)
+	switch {
+	case callErr != nil:
+		return callErr
+	case err != nil:
+		return &DeniedError{Status: Blocked, Reason: unrecorded(err)}
+	case flushErr != nil:
+		return &DeniedError{Status: Blocked, Reason: unrecorded(flushErr)}
+	}
+	return nil
+}
+
+// enter finds or opens the run that a syscall belongs to. The opening record is
+// written before enter returns, so before the first effect. A nil fold and no
+// error means that the syscall is to be recorded by itself.
+func (c *Call) enter(key foldKey, r *audit.Record) (*fold, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, nil
+	}
+	if f := c.folds[key]; f != nil {
+		return f, nil
+	}
+	if len(c.folds) >= maxFolds {
+		return nil, nil
+	}
+	r.Phase = audit.PhaseOpen
+	seq, err := c.gate.log.Append(r)
+	if err != nil {
+		return nil, err
+	}
+	if c.folds == nil {
+		c.folds = map[foldKey]*fold{}
+		c.timer = time.AfterFunc(foldEvery, c.tick)
+	}
+	f := &fold{open: seq, record: *r}
+	f.record.Args, f.record.Digest = nil, ""
+	c.folds[key] = f
+	return f, nil
+}
+
+// leave counts one effect of a run. An effect that ends after its call is
+// counted at once.
+func (c *Call) leave(f *fold, bytes int, d time.Duration, err *SyscallError) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.count++
+	f.bytes += uint64(bytes)
+	f.duration += d
+	if err != nil {
+		f.failed++
+		f.lastErr = err.Message
+	}
+	if c.closed {
+		return c.close1(f)
+	}
+	return nil
+}
+
+// tick brings the open runs up to date while the call goes on.
+func (c *Call) tick() {
+	if c.flush(false) == nil {
+		c.mu.Lock()
+		if !c.closed {
+			c.timer.Reset(foldEvery)
+		}
+		c.mu.Unlock()
+		return
+	}
+	c.cancel() // what cannot be recorded must not go on
+}
+
+func (c *Call) flush(last bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if last {
+		c.closed = true
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+	}
+	var first error
+	for _, f := range c.folds {
+		if f.count == 0 {
+			continue
+		}
+		if err := c.close1(f); err != nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// close1 writes what a run has counted since its last record.
+func (c *Call) close1(f *fold) error {
+	r := f.record
+	r.Phase, r.Intent = audit.PhaseFold, f.open+1
+	r.Count, r.Bytes, r.Duration = f.count, f.bytes, f.duration
+	r.Outcome = "ok"
+	if f.failed > 0 {
+		r.Outcome, r.Error = "failed", f.lastErr
+		r.Details = map[string]string{"failed": utoa(f.failed)}
+	}
+	if _, err := c.gate.log.Append(&r); err != nil {
+		return err
+	}
+	f.count, f.failed, f.bytes, f.duration, f.lastErr = 0, 0, 0, 0, ""
+	return nil
+}
+
+type callKey struct{}
+
+// WithCall makes a call known to the bindings that serve it: the host
+// functions of a guest find it with [CallFrom].
+func WithCall(ctx context.Context, c *Call) context.Context {
+	return context.WithValue(ctx, callKey{}, c)
+}
+
+// CallFrom is the call that ctx carries, or nil.
+func CallFrom(ctx context.Context) *Call {
+	c, _ := ctx.Value(callKey{}).(*Call)
+	return c
+}
