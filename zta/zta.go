@@ -62,17 +62,28 @@ const (
 	Allow
 )
 
+var outcomeNames = [...]string{Block: "blocked", Freeze: "frozen", Quarantine: "quarantined", Allow: "allowed"}
+
 // String is the decision as it stands in a record.
 func (o Outcome) String() string {
-	switch o {
-	case Allow:
-		return "allowed"
-	case Freeze:
-		return "frozen"
-	case Quarantine:
-		return "quarantined"
+	if int(o) < len(outcomeNames) {
+		return outcomeNames[o]
 	}
-	return "blocked"
+	return fmt.Sprintf("outcome(%d)", uint8(o))
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (o *Outcome) UnmarshalText(b []byte) error {
+	for i, n := range outcomeNames {
+		if n == string(b) {
+			*o = Outcome(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown outcome %q: want one of %v", b, outcomeNames)
 }
 
 // Decision is the answer to a request, with what is needed to explain it. The
@@ -89,9 +100,9 @@ type Decision struct {
 	// Reports are the violations of policies in audit mode, "policy: reason",
 	// in name order. They changed nothing.
 	Reports []string
-	Score  float64 // trust score, 0 to 1
-	Level  capability.TrustLevel
-	Policy string // digest of the graph that decided
+	Score   float64 // trust score, 0 to 1
+	Level   capability.TrustLevel
+	Policy  string // digest of the graph that decided
 }
 
 // Proceeds reports whether the effect may happen.
