@@ -1,0 +1,169 @@
+// Package wazero adapts github.com/tetratelabs/wazero, a WebAssembly engine in
+// pure Go, to the contract in package engines.
+//
+// wazero fixes the memory limit and interruptibility for a whole runtime, and
+// can link instances of one runtime only. So there is one wazero runtime for
+// each set of compile options in use, and instances link to each other when
+// their modules were compiled with equal options. Nothing is registered by
+// name: imports resolve to exactly what Instantiate was given.
+package wazero
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	upstream "github.com/tetratelabs/wazero"
+
+	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/internal/binfmt"
+)
+
+const (
+	name    = "wazero"
+	version = "1.12.0"
+)
+
+// maxPages is one page short of the 4 GiB that WebAssembly allows: wazero keeps
+// a memory's size in 32 bits, where 65,536 pages would read as none.
+const maxPages = 65535
+
+var _ engines.WasmEngine = (*engine)(nil)
+
+// New returns a wazero engine. The caller closes it.
+func New() (engines.WasmEngine, error) {
+	return &engine{
+		cache:    upstream.NewCompilationCache(),
+		runtimes: make(map[engines.CompileOptions]*runtime),
+	}, nil
+}
+
+type engine struct {
+	// cache makes the runtimes share compiled code.
+	cache upstream.CompilationCache
+
+	mu       sync.Mutex
+	closed   bool
+	runtimes map[engines.CompileOptions]*runtime // those with a module
+}
+
+// runtime is a wazero runtime and the modules compiled by it.
+type runtime struct {
+	upstream.Runtime
+	opts    engines.CompileOptions
+	closed  atomic.Bool
+	hosts   hostModules
+	callers callers
+	users   int // modules open; guarded by engine.mu
+}
+
+func (e *engine) Info() engines.Info {
+	return engines.Info{
+		Name:    name,
+		Version: version,
+		Features: engines.Features{
+			Interrupt:   true,
+			MemoryLimit: true,
+			V128Values:  true,
+			RefValues:   true,
+		},
+	}
+}
+
+func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (_ engines.Module, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, &engines.CompileError{Engine: name, Err: err}
+	}
+	if opts.MemoryLimitPages == 0 || opts.MemoryLimitPages > maxPages {
+		opts.MemoryLimitPages = maxPages
+	}
+	rt, err := e.acquire(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	m, err := rt.compile(ctx, wasm)
+	if err != nil {
+		err = &engines.CompileError{Engine: name, Err: err}
+		return nil, errors.Join(err, e.release(rt))
+	}
+	m.engine = e
+	return m, nil
+}
+
+// acquire returns the runtime for opts, counting one more user of it.
+func (e *engine) acquire(ctx context.Context, opts engines.CompileOptions) (*runtime, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, engines.ErrClosed
+	}
+	rt, ok := e.runtimes[opts]
+	if !ok {
+		config := upstream.NewRuntimeConfig().
+			WithCompilationCache(e.cache).
+			WithMemoryLimitPages(opts.MemoryLimitPages).
+			WithCloseOnContextDone(opts.Interruptible)
+		rt = &runtime{Runtime: upstream.NewRuntimeWithConfig(ctx, config), opts: opts}
+		e.runtimes[opts] = rt
+	}
+	rt.users++
+	return rt, nil
+}
+
+// release takes back one use of rt, and closes it with the last.
+func (e *engine) release(rt *runtime) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	rt.users--
+	if rt.users > 0 || e.closed {
+		return nil
+	}
+	delete(e.runtimes, rt.opts)
+	return rt.close()
+}
+
+func (e *engine) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil
+	}
+	e.closed = true
+	var errs []error
+	for _, rt := range e.runtimes {
+		errs = append(errs, rt.close())
+	}
+	clear(e.runtimes)
+	errs = append(errs, e.cache.Close(context.Background()))
+	return errors.Join(errs...)
+}
+
+func (rt *runtime) close() error {
+	rt.closed.Store(true)
+	rt.hosts.close()
+	return rt.Close(context.Background())
+}
+
+// compile turns a panic of the compiler into an error: what it reads is
+// hostile, and its bugs must not become the kernel's end.
+func (rt *runtime) compile(ctx context.Context, wasm []byte) (_ *module, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the compiler failed on this module; report it to the wazero project: %w", engines.Panicked(r))
+		}
+	}()
+	if err := binfmt.Check(wasm); err != nil {
+		return nil, err
+	}
+	compiled, err := rt.CompileModule(ctx, wasm)
+	if err != nil {
+		return nil, err
+	}
+	iface, err := binfmt.Decode(wasm)
+	if err != nil {
+		return nil, errors.Join(err, compiled.Close(ctx))
+	}
+	return newModule(rt, compiled, iface), nil
+}

@@ -1,0 +1,20 @@
+package wazero_test
+
+import (
+	"testing"
+
+	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/enginetest"
+	"forgeone.dev/forgeone/engines/wazero"
+)
+
+func newEngine(t testing.TB) engines.WasmEngine {
+	t.Helper()
+	e, err := wazero.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func TestConformance(t *testing.T) { enginetest.Test(t, newEngine) }
