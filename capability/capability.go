@@ -139,6 +139,15 @@ func (s Set) Custom(key string) (string, bool) {
 	return v, ok
 }
 
+// Attributes are all custom attributes, as [Set.Custom] has them. The result is
+// the caller's own.
+func (s Set) Attributes() map[string]string {
+	if len(s.layers) == 0 {
+		return nil
+	}
+	return maps.Clone(s.layers[0].grant.Custom)
+}
+
 // Grant is the text the set was compiled from; of an intersection, that of
 // the first set. The result is the caller's own.
 func (s Set) Grant() Grant {

@@ -129,7 +129,7 @@ const (
 // least one enforcing policy is in scope and every requirement of every
 // enforcing policy in scope holds.
 type Policy struct {
-	Name   string
+	Name   string // unique; not "default", "trust" or "kernel"
 	Origin string // "file:line" or "registry", for diagnostics; not part of the digest
 
 	Syscalls   []string
