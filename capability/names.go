@@ -37,9 +37,10 @@ func Granted(entry string) []string {
 }
 
 // MatchName reports whether a syscall or API name matches an entry, which is a
-// name or a glob in which "*" stands for any run of characters without "/".
+// name or a glob in which "*" stands for any run of characters, possibly empty,
+// without "/" and ":".
 func MatchName(entry, name string) bool {
-	if !strings.Contains(entry, "*") {
+	if !strings.Contains(entry, "*") || strings.IndexByte(entry, some) >= 0 {
 		return entry == name
 	}
 	return glob(entry, name, false)

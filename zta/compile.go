@@ -274,8 +274,11 @@ func (c *compiler) argument(pos int, a ArgConstraint) []requirement {
 	return out
 }
 
+// manyRules is from how many rules on it pays to look them up by resource.
+const manyRules = 16
+
 // buildIndex lists the rules by syscall and, where a rule's scope names plugins,
-// identities or a group without a glob, by those.
+// identities or groups without a glob, by those; what remains by resource.
 func buildIndex(rules []*rule, syscalls []string) map[string]*candidates {
 	index := make(map[string]*candidates, len(syscalls))
 	for _, s := range syscalls {
@@ -286,31 +289,62 @@ func buildIndex(rules []*rule, syscalls []string) map[string]*candidates {
 			c := index[s]
 			switch {
 			case allExact(ru.plugins):
-				c.byPlugin = listed(c.byPlugin, ru, ru.plugins)
+				c.byPlugin = listed(c.byPlugin, ru, texts(ru.plugins))
 			case allExact(ru.identities):
-				c.byIdentity = listed(c.byIdentity, ru, ru.identities)
-			case allExact(ru.groups) && len(ru.groups) == 1: // of several, a subject could be in two
-				c.byGroup = listed(c.byGroup, ru, ru.groups)
+				c.byIdentity = listed(c.byIdentity, ru, texts(ru.identities))
+			case allExact(ru.groups):
+				c.byGroup = listed(c.byGroup, ru, texts(ru.groups))
 			default:
 				c.any = append(c.any, ru)
 			}
 		}
 	}
+	for _, c := range index {
+		if len(c.any) >= manyRules {
+			c.listByResource()
+		}
+	}
 	return index
+}
+
+func (c *candidates) listByResource() {
+	rules := c.any
+	c.any = nil
+	c.heads.min = math.MaxInt
+	for _, ru := range rules {
+		if len(ru.resources) == 0 {
+			c.any = append(c.any, ru)
+			continue
+		}
+		var heads []string
+		for _, p := range ru.resources {
+			heads = append(heads, p.Head())
+			c.heads.min = min(c.heads.min, len(p.Head()))
+			c.heads.max = max(c.heads.max, len(p.Head()))
+		}
+		c.byHead = listed(c.byHead, ru, heads)
+	}
 }
 
 func allExact(ms []matcher) bool {
 	return len(ms) > 0 && !slices.ContainsFunc(ms, func(m matcher) bool { return m.kind != matchExact })
 }
 
-func listed(lists map[string][]*rule, ru *rule, keys []matcher) map[string][]*rule {
+func texts(ms []matcher) []string {
+	out := make([]string, len(ms))
+	for i := range ms {
+		out[i] = ms[i].text
+	}
+	return out
+}
+
+// listed lists a rule once under each of the keys.
+func listed(lists map[string][]*rule, ru *rule, keys []string) map[string][]*rule {
 	if lists == nil {
 		lists = map[string][]*rule{}
 	}
-	for i, k := range keys {
-		if !slices.ContainsFunc(keys[:i], func(m matcher) bool { return m.text == k.text }) {
-			lists[k.text] = append(lists[k.text], ru)
-		}
+	for _, k := range slices.Compact(slices.Sorted(slices.Values(keys))) {
+		lists[k] = append(lists[k], ru)
 	}
 	return lists
 }

@@ -36,14 +36,41 @@ type PolicyGraph struct {
 	pool     sync.Pool // of *activation
 }
 
-// candidates are the rules that may concern one syscall. Each is in one list
-// alone, so that the time of a decision depends on the rules in scope, not on
-// how many there are.
+// candidates are the rules that may concern one syscall, so listed that the time
+// of a decision depends on those in scope and not on how many there are.
 type candidates struct {
 	any        []*rule
 	byPlugin   map[string][]*rule
 	byIdentity map[string][]*rule
 	byGroup    map[string][]*rule
+	byHead     map[string][]*rule     // by [capability.Pattern.Head]
+	heads      struct{ min, max int } // their lengths
+}
+
+// collect visits every list that may hold a rule in scope of the request.
+func (c *candidates) collect(st *evaluation) {
+	r := st.request
+	st.visit(c.any)
+	if c.byPlugin != nil {
+		st.visit(c.byPlugin[r.Plugin])
+	}
+	if c.byIdentity != nil {
+		st.visit(c.byIdentity[r.Identity.ID])
+	}
+	if c.byGroup != nil {
+		for _, group := range r.Identity.Groups {
+			st.visit(c.byGroup[group])
+		}
+	}
+	if c.byHead != nil {
+		for _, res := range r.Resources {
+			for i := c.heads.min; i <= min(c.heads.max, len(res)); i++ {
+				if i == len(res) || res[i] == '/' {
+					st.visit(c.byHead[res[:i]])
+				}
+			}
+		}
+	}
 }
 
 // rule is a compiled policy.
@@ -281,21 +308,7 @@ func (g *PolicyGraph) Decide(r *Request) Decision {
 	if d, done := st.begin(g, r); done {
 		return d
 	}
-	c := g.index[r.Syscall]
-	st.visit(c.any)
-	if c.byPlugin != nil {
-		st.visit(c.byPlugin[r.Plugin])
-	}
-	if c.byIdentity != nil {
-		st.visit(c.byIdentity[r.Identity.ID])
-	}
-	if c.byGroup != nil {
-		for i, group := range r.Identity.Groups {
-			if !slices.Contains(r.Identity.Groups[:i], group) {
-				st.visit(c.byGroup[group])
-			}
-		}
-	}
+	g.index[r.Syscall].collect(&st)
 	return st.end()
 }
 
@@ -330,7 +343,7 @@ func (st *evaluation) begin(g *PolicyGraph, r *Request) (d Decision, done bool) 
 }
 
 // visit evaluates those of the rules that are in scope. The order of visits
-// does not matter.
+// does not matter, nor does it if a rule is visited twice.
 func (st *evaluation) visit(rules []*rule) {
 	for _, ru := range rules {
 		if !ru.concerns(st.request) {
@@ -398,9 +411,11 @@ func (st *evaluation) reported() []string {
 		return nil
 	}
 	slices.SortFunc(st.reports, func(a, b report) int { return cmp.Compare(a.rule.order, b.rule.order) })
-	out := make([]string, len(st.reports))
+	var out []string
 	for i, r := range st.reports {
-		out[i] = r.rule.name + ": " + r.reason
+		if i == 0 || r.rule != st.reports[i-1].rule {
+			out = append(out, r.rule.name+": "+r.reason)
+		}
 	}
 	return out
 }
