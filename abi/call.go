@@ -89,6 +89,14 @@ func (c *Call) ID() uint64 { return c.id }
 // container dies (its cause is then a *[DeniedError]).
 func (c *Call) Context() context.Context { return c.ctx }
 
+// Limit gives the call a deadline from now on. It is called before the call is
+// served, and the returned function after.
+func (c *Call) Limit(d time.Duration) (done func()) {
+	var cancel context.CancelFunc
+	c.ctx, cancel = context.WithTimeout(c.ctx, d)
+	return cancel
+}
+
 // Subject is who the call runs as.
 func (c *Call) Subject() *Subject { return c.subject }
 
@@ -106,7 +114,7 @@ func (c *Call) Syscall(ctx context.Context, name string, args []string, handle H
 func (c *Call) End(output []byte, callErr error) error {
 	c.cancel()
 	flushErr := c.flush(true)
-	r := audit.Record{Kind: audit.KindCall, Phase: audit.PhaseOutcome, Call: c.id, Intent: c.intent + 1,
+	r := audit.Record{Kind: audit.KindCall, Phase: audit.PhaseOutcome, Call: c.id, Intent: audit.Closes(c.intent),
 		Outcome: "ok", Bytes: uint64(len(output)), Duration: c.gate.clock().Sub(c.begun), Details: map[string]string{"function": c.name}}
 	c.gate.subjectOf(&r, c.subject)
 	if len(output) > 0 {
@@ -171,7 +179,7 @@ func (c *Call) leave(f *fold, bytes int, d time.Duration, err *SyscallError) err
 		f.lastErr = err.Message
 	}
 	if c.closed {
-		return c.close1(f)
+		return c.account(f, true)
 	}
 	return nil
 }
@@ -200,20 +208,23 @@ func (c *Call) flush(last bool) error {
 	}
 	var first error
 	for _, f := range c.folds {
-		if f.count == 0 {
+		if f.count == 0 && !last {
 			continue
 		}
-		if err := c.close1(f); err != nil && first == nil {
+		if err := c.account(f, last); err != nil && first == nil {
 			first = err
 		}
 	}
 	return first
 }
 
-// close1 writes what a run has counted since its last record.
-func (c *Call) close1(f *fold) error {
+// account writes what a run has counted since its last record; last ends it.
+func (c *Call) account(f *fold, last bool) error {
 	r := f.record
-	r.Phase, r.Intent = audit.PhaseFold, f.open+1
+	r.Phase, r.Intent = audit.PhaseFold, audit.Closes(f.open)
+	if last {
+		r.Phase = audit.PhaseClose
+	}
 	r.Count, r.Bytes, r.Duration = f.count, f.bytes, f.duration
 	r.Outcome = "ok"
 	if f.failed > 0 {

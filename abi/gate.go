@@ -114,6 +114,19 @@ func (g *Gate) SecureSyscall(ctx context.Context, sc *SyscallContext) SyscallRes
 	return res
 }
 
+// Report puts a red flag that is not of a syscall (a trap, an exceeded limit)
+// on a subject's DNA, and isolates the subject if its integrity calls for it.
+func (g *Gate) Report(s *Subject, flag zta.RedFlag, reason string) {
+	q := request{gate: g, sc: &SyscallContext{Subject: s}, now: g.clock()}
+	if s.ExecutionDNA == nil || s.Container == nil {
+		return
+	}
+	s.ExecutionDNA.Flag(q.now, flag)
+	if d := q.threshold(zta.Decision{Reason: reason, Policy: g.GetPolicyGraph().Digest()}); d.Outcome != zta.Block {
+		q.isolate(d)
+	}
+}
+
 // request is one syscall on its way through the gate.
 type request struct {
 	gate *Gate
@@ -298,7 +311,7 @@ func (q *request) outcome(r *audit.Record, f *fold, bytes int, d time.Duration, 
 	if f != nil {
 		return q.sc.Call.leave(f, bytes+len(q.sc.Payload), d, failed)
 	}
-	r.Phase, r.Intent, r.Outcome, r.Duration, r.Bytes = audit.PhaseOutcome, r.Seq+1, "ok", d, uint64(bytes+len(q.sc.Payload))
+	r.Phase, r.Intent, r.Outcome, r.Duration, r.Bytes = audit.PhaseOutcome, audit.Closes(r.Seq), "ok", d, uint64(bytes+len(q.sc.Payload))
 	r.Args, r.Digest = nil, ""
 	if failed != nil {
 		r.Outcome, r.Error = "failed", failed.Error()
