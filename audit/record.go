@@ -79,6 +79,14 @@ const (
 	PhaseClose   Phase = "close"   // last of a folded run, with the counts since the last fold
 )
 
+// Outcomes.
+const (
+	OutcomeOK          = "ok"
+	OutcomeFailed      = "failed"
+	OutcomeInterrupted = "interrupted"
+	OutcomeUnknown     = "unknown" // the kernel ended before it could say
+)
+
 // Closes returns the value of Record.Intent for a record that belongs to the
 // record with number seq.
 func Closes(seq uint64) uint64 { return seq + 1 }
