@@ -36,6 +36,7 @@ const (
 	sectionMemory   = 5
 	sectionGlobal   = 6
 	sectionExport   = 7
+	sectionStart    = 8
 )
 
 // Check returns nil if data begins like a core module, else an error that says
@@ -94,63 +95,111 @@ func isText(data []byte) bool {
 type Interface struct {
 	Imports []engines.ImportType
 	Exports []engines.ExportType
+	// HasMemory reports whether there is a memory 0, imported or defined.
+	HasMemory bool
+	// HasStart reports whether there is a start function, and Start is its index.
+	HasStart bool
+	Start    uint32
 }
 
-// Decode reads the interface of a module that passes [Check].
+// Decode reads the interface of a module.
 func Decode(data []byte) (*Interface, error) {
-	if err := Check(data); err != nil {
+	d := decoder{}
+	if err := eachSection(data, func(id byte, body *reader, _ []byte) { d.section(id, body) }); err != nil {
 		return nil, err
 	}
-	d := decoder{reader: reader{data: data, pos: headerSize}}
-	for d.err == nil && d.pos < len(d.data) {
-		id, body := d.section()
-		d.decodeSection(id, body)
+	d.iface.HasMemory = len(d.memories) > 0
+	return &d.iface, nil
+}
+
+// eachSection calls f for each section of data, with its id, its contents and
+// the bytes of the whole section. It checks that the sections that are not
+// custom come once and in order, and that f reads to the end what it reads.
+func eachSection(data []byte, f func(id byte, body *reader, whole []byte)) error {
+	if err := Check(data); err != nil {
+		return err
 	}
-	if d.err != nil {
-		return nil, d.err
+	r := reader{data: data, pos: headerSize}
+	for last := byte(0); r.err == nil && r.pos < len(data); {
+		start := r.pos
+		id := r.byte()
+		size := r.u32()
+		bodyStart := r.pos
+		body := reader{data: r.bytes(int(size)), base: bodyStart}
+		if id != sectionCustom {
+			if rank := sectionRank(id); rank <= last {
+				r.failf("section %d is unknown, or not in its place", id)
+			} else {
+				last = rank
+			}
+		}
+		if r.err != nil {
+			break
+		}
+		f(id, &body, data[start:r.pos])
+		if body.pos > 0 && body.pos < len(body.data) {
+			body.failf("section %d goes on after its last item", id)
+		}
+		r.err = body.err
 	}
-	return &Interface{Imports: d.imports, Exports: d.exports}, nil
+	return r.err
+}
+
+// sectionRank is a section's place in the order of sections, 0 if there is no
+// such section: data count (12) comes before code (10).
+func sectionRank(id byte) byte {
+	switch {
+	case id <= 9:
+		return id
+	case id == 12:
+		return 10
+	case id <= 11:
+		return id + 1
+	}
+	return 0
 }
 
 // decoder holds the index spaces an export may point into. Tables have no type
 // here, so they are only counted.
 type decoder struct {
-	reader
 	types    []engines.FuncType
 	funcs    []uint32 // type indices
 	memories []engines.MemoryType
 	globals  []engines.GlobalType
 	tables   int
-	imports  []engines.ImportType
-	exports  []engines.ExportType
+	iface    Interface
 }
 
-func (d *decoder) decodeSection(id byte, body reader) {
-	if id > sectionExport || id == sectionCustom || d.err != nil {
+func (d *decoder) section(id byte, r *reader) {
+	if id == sectionStart {
+		d.iface.HasStart, d.iface.Start = true, r.u32()
+		if t := d.funcType(r, d.iface.Start); len(t.Params)+len(t.Results) > 0 {
+			r.failf("the start function is of type %s", t)
+		}
 		return
 	}
-	for n := body.count(); n > 0 && body.err == nil; n-- {
+	if id == sectionCustom || id > sectionExport {
+		return
+	}
+	for n := r.count(); n > 0 && r.err == nil; n-- {
 		switch id {
 		case sectionType:
-			d.types = append(d.types, body.funcType())
+			d.types = append(d.types, r.funcType())
 		case sectionImport:
-			d.addImport(&body)
+			d.addImport(r)
 		case sectionFunction:
-			d.funcs = append(d.funcs, body.u32())
+			d.funcs = append(d.funcs, r.u32())
 		case sectionTable:
-			body.tableType()
+			r.tableType()
 			d.tables++
 		case sectionMemory:
-			d.memories = append(d.memories, body.limits())
+			d.memories = append(d.memories, r.memoryType())
 		case sectionGlobal:
-			d.globals = append(d.globals, body.globalType())
-			body.constExpr()
+			d.globals = append(d.globals, r.globalType())
+			r.constExpr()
 		case sectionExport:
-			d.addExport(&body)
+			d.addExport(r)
 		}
-	}
-	if body.err != nil {
-		d.err = body.err
 	}
 }
 
@@ -159,14 +208,13 @@ func (d *decoder) addImport(r *reader) {
 	im.Type.Kind = engines.ExternKind(r.byte())
 	switch im.Type.Kind {
 	case engines.KindFunc:
-		index := r.u32()
-		d.funcs = append(d.funcs, index)
-		im.Type.Func = d.funcType(r, len(d.funcs)-1)
+		d.funcs = append(d.funcs, r.u32())
+		im.Type.Func = d.funcType(r, uint32(len(d.funcs)-1))
 	case engines.KindTable:
 		r.tableType()
 		d.tables++
 	case engines.KindMemory:
-		im.Type.Memory = r.limits()
+		im.Type.Memory = r.memoryType()
 		d.memories = append(d.memories, im.Type.Memory)
 	case engines.KindGlobal:
 		im.Type.Global = r.globalType()
@@ -174,26 +222,26 @@ func (d *decoder) addImport(r *reader) {
 	default:
 		r.failf("import %s.%s is of unknown kind %d", im.Module, im.Name, im.Type.Kind)
 	}
-	d.imports = append(d.imports, im)
+	d.iface.Imports = append(d.iface.Imports, im)
 }
 
 func (d *decoder) addExport(r *reader) {
 	ex := engines.ExportType{Name: r.name()}
 	ex.Type.Kind = engines.ExternKind(r.byte())
-	index := int(r.u32())
-	size := 0
+	index := r.u32()
+	there := 0
 	switch ex.Type.Kind {
 	case engines.KindFunc:
-		size = len(d.funcs)
+		there = len(d.funcs)
 	case engines.KindTable:
-		size = d.tables
+		there = d.tables
 	case engines.KindMemory:
-		size = len(d.memories)
+		there = len(d.memories)
 	case engines.KindGlobal:
-		size = len(d.globals)
+		there = len(d.globals)
 	}
-	if index >= size {
-		r.failf("export %q points at %s %d, and there are %d", ex.Name, ex.Type.Kind, index, size)
+	if int64(index) >= int64(there) {
+		r.failf("export %q points at %s %d, and there are %d", ex.Name, ex.Type.Kind, index, there)
 		return
 	}
 	switch ex.Type.Kind {
@@ -204,58 +252,18 @@ func (d *decoder) addExport(r *reader) {
 	case engines.KindGlobal:
 		ex.Type.Global = d.globals[index]
 	}
-	d.exports = append(d.exports, ex)
+	d.iface.Exports = append(d.iface.Exports, ex)
 }
 
-func (d *decoder) funcType(r *reader, fn int) engines.FuncType {
+func (d *decoder) funcType(r *reader, fn uint32) engines.FuncType {
+	if int64(fn) >= int64(len(d.funcs)) {
+		r.failf("function %d is named, and there are %d", fn, len(d.funcs))
+		return engines.FuncType{}
+	}
 	t := d.funcs[fn]
 	if int64(t) >= int64(len(d.types)) {
 		r.failf("function %d is of type %d, and there are %d", fn, t, len(d.types))
 		return engines.FuncType{}
 	}
 	return d.types[t]
-}
-
-// LimitMemory returns data with the maximum of every memory that the module
-// defines lowered to pages; data itself when there is nothing to change. An
-// error means that a memory begins larger than that, or that data is malformed.
-// Imported memories are left alone: their limit is the lender's.
-func LimitMemory(data []byte, pages uint32) ([]byte, error) {
-	if err := Check(data); err != nil {
-		return nil, err
-	}
-	r := reader{data: data, pos: headerSize}
-	for r.err == nil && r.pos < len(data) {
-		start := r.pos
-		id, body := r.section()
-		if id != sectionMemory || r.err != nil {
-			continue
-		}
-		n := body.count()
-		payload := binary.AppendUvarint(nil, uint64(n))
-		for range n {
-			m := body.limits()
-			if body.err != nil {
-				break
-			}
-			if m.Min > pages {
-				return nil, fmt.Errorf("the module's memory begins with %d pages of 64 KiB, above its limit of %d", m.Min, pages)
-			}
-			if !m.HasMax || m.Max > pages {
-				m.Max = pages
-			}
-			payload = append(payload, 1) // limits with a maximum
-			payload = binary.AppendUvarint(payload, uint64(m.Min))
-			payload = binary.AppendUvarint(payload, uint64(m.Max))
-		}
-		if body.err != nil {
-			return nil, body.err
-		}
-		out := append([]byte(nil), data[:start]...)
-		out = append(out, sectionMemory)
-		out = binary.AppendUvarint(out, uint64(len(payload)))
-		out = append(out, payload...)
-		return append(out, data[r.pos:]...), nil
-	}
-	return data, r.err
 }

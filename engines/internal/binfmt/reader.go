@@ -7,6 +7,11 @@ import (
 	"forgeone.dev/forgeone/engines"
 )
 
+const (
+	maxPages      = 65536 // of memory: 4 GiB
+	limitsWithMax = 1     // the flag of limits that have a maximum
+)
+
 // reader reads the primitives of the binary format. The first error sticks:
 // everything read after it is zero, so a caller checks err once.
 type reader struct {
@@ -42,6 +47,9 @@ func (r *reader) bytes(n int) []byte {
 	r.pos += n
 	return b
 }
+
+// rest reads all that is left.
+func (r *reader) rest() []byte { return r.bytes(len(r.data) - r.pos) }
 
 // leb skips or reads one LEB128 number of at most max bytes and returns its low
 // 64 bits, unsigned.
@@ -87,14 +95,6 @@ func (r *reader) name() string {
 	return string(b)
 }
 
-// section reads one section: its id and a reader of its contents.
-func (r *reader) section() (id byte, body reader) {
-	id = r.byte()
-	size := r.u32()
-	start := r.pos
-	return id, reader{data: r.bytes(int(size)), base: r.base + start, err: r.err}
-}
-
 func (r *reader) valueType() engines.ValueType {
 	switch t := engines.ValueType(r.byte()); t {
 	case engines.I32, engines.I64, engines.F32, engines.F64, engines.V128, engines.FuncRef, engines.ExternRef:
@@ -123,12 +123,21 @@ func (r *reader) funcType() engines.FuncType {
 
 func (r *reader) limits() engines.MemoryType {
 	flag := r.byte()
-	if flag > 1 {
+	if flag > limitsWithMax {
 		r.failf("limits of unknown form %#x (shared and 64-bit memories are not part of WebAssembly 2.0)", flag)
 	}
-	m := engines.MemoryType{Min: r.u32(), HasMax: flag == 1}
+	m := engines.MemoryType{Min: r.u32(), HasMax: flag == limitsWithMax}
 	if m.HasMax {
 		m.Max = r.u32()
+	}
+	return m
+}
+
+// memoryType reads the limits of a memory, which end at 4 GiB.
+func (r *reader) memoryType() engines.MemoryType {
+	m := r.limits()
+	if max(m.Min, m.Max) > maxPages {
+		r.failf("memory of %d pages, and at most %d are addressable", max(m.Min, m.Max), maxPages)
 	}
 	return m
 }

@@ -1,0 +1,17 @@
+// Package wasmer adapts github.com/wasmerio/wasmer-go, the Go binding of the
+// Wasmer engine, to the contract in package engines. It needs cgo and is built
+// with the tag wasmer only; without the tag the package is empty.
+//
+// Wasmer runs in this process, outside Go: a bug in it ends the process.
+// ForgeOne therefore runs it in a worker by default (cmd/forgeone-engine), and
+// one binary links at most one cgo engine: wasmer-go and wasmtime-go define the
+// same C symbols.
+//
+// What wasmer-go 1.0.4 cannot do is refused with *engines.UnsupportedError
+// before it is asked, since it would end the process instead: v128 values and
+// references do not cross the host boundary, and a running guest cannot be
+// interrupted. Memory limits are held by writing them into the module.
+//
+// Each compilation leaks about 200 KB in wasmer-go: compile once and
+// instantiate often, and let a worker that has compiled much be replaced.
+package wasmer
