@@ -1,0 +1,79 @@
+# ForgeOne. `make` alone lists the targets.
+SHELL     := /bin/sh
+BIN       := bin
+EXAMPLES  := $(BIN)/examples
+TOOLS     := go tool -modfile=.ci/tools.mod
+GO        := go
+PURE      := CGO_ENABLED=0 $(GO) build -trimpath
+FUZZTIME  ?= 60s
+BENCHTIME ?= 1s
+COUNT     ?= 5
+# Anything that answers to cc builds the cgo engines; without one they are left out, and said to be.
+HAVE_CC   := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo yes)
+WASMER    := $(shell $(GO) env GOMODCACHE)/github.com/wasmerio/wasmer-go@v1.0.4/wasmer/packaged/lib/$(shell $(GO) env GOOS)-$(subst arm64,aarch64,$(shell $(GO) env GOARCH))
+PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+
+.DEFAULT_GOAL := help
+.PHONY: help build examples demo test test-all lint race bench fuzz cross proto clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/forgeone (pure Go) and, with a C compiler, the engine binaries beside it
+	$(PURE) -o $(BIN)/forgeone ./cmd/forgeone
+ifeq ($(HAVE_CC),yes)
+	CGO_ENABLED=1 CGO_LDFLAGS='-Wl,-rpath,$$ORIGIN' $(GO) build -trimpath -tags wasmer -o $(BIN)/forgeone-engine-wasmer ./cmd/forgeone-engine
+	cp -f $(WASMER)/libwasmer.* $(BIN)/
+	chmod u+w $(BIN)/libwasmer.*
+else
+	@echo "no C compiler: $(BIN)/forgeone-engine-wasmer is left out (set CC, or install one)"
+endif
+
+examples: ## the example plugins, WASM and native, with the Go toolchain alone
+	@mkdir -p $(EXAMPLES)
+	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -buildmode=c-shared -o $(EXAMPLES)/summarise.wasm ./plugins/examples/summarise-wasm
+	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -buildmode=c-shared -o $(EXAMPLES)/rogue.wasm ./plugins/examples/rogue-wasm
+	$(PURE) -o $(EXAMPLES)/summarise ./plugins/examples/summarise-native
+	$(PURE) -o $(EXAMPLES)/rogue ./plugins/examples/rogue-native
+
+demo: examples ## build, bring up a kernel with four plugins, and show what the gate does
+	$(PURE) -o $(BIN)/forgeone ./cmd/forgeone
+	$(GO) run ./plugins/examples/demo
+
+test: ## every test that needs the Go toolchain alone
+	$(GO) vet ./...
+	CGO_ENABLED=0 $(GO) test ./...
+
+test-all: test ## and those that need a C compiler: the wasmer adapter
+ifeq ($(HAVE_CC),yes)
+	CGO_ENABLED=1 $(GO) test -count=1 -v -tags wasmer -run 'Conformance|Wasmer' ./engines/... ./cmd/forgeone-engine/... | grep -E '^(enginetest:|---|ok|FAIL|panic)' | grep -v -- '--- PASS' | tee $(BIN)/test-all.log
+	@n=$$(grep -c '^enginetest: ' $(BIN)/test-all.log); echo "engines that ran the conformance suite: $$n"; test "$$n" -ge 2 && ! grep -q '^FAIL\|^--- FAIL\|^panic' $(BIN)/test-all.log
+else
+	@echo "no C compiler: the wasmer adapter cannot be tested; set CC, or install one" && exit 1
+endif
+
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these"; exit 1; }
+	$(GO) vet ./...
+	$(TOOLS) staticcheck ./...
+
+race: ## the tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+bench: ## the benchmarks, each with its rival in the same run; benchstat format
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(COUNT) ./... | grep -v 'no test files' | tee $(BIN)/bench.txt
+	$(TOOLS) benchstat $(BIN)/bench.txt
+
+fuzz: ## every fuzz target for FUZZTIME (60s) each
+	@for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; done
+
+cross: ## bin/forgeone for every system it is made for
+	@for p in $(PLATFORMS); do \
+	  echo "$$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(PURE) -o /dev/null ./cmd/forgeone || exit 1; \
+	done
+
+clean: ## remove what was built and the demo's state
+	rm -rf $(BIN) var
