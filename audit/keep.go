@@ -53,7 +53,7 @@ func (l *Log) hash(v view) error {
 				if n < 0 {
 					break
 				}
-				l.tree.add(tlog.RecordHash(lines[:n]), l.fill)
+				l.tree.add(tlog.RecordHash(lines[:n]), l.emit)
 				p.hashed += int64(n + 1)
 				lines = lines[n+1:]
 			}
@@ -62,9 +62,35 @@ func (l *Log) hash(v view) error {
 	return nil
 }
 
-func (l *Log) fill(t tile) {
-	t.hashes = slices.Clone(t.hashes)
-	l.filled = append(l.filled, t)
+// emit keeps a hash to be stored.
+func (l *Log) emit(level int, h tlog.Hash) {
+	for len(l.fresh) <= level {
+		l.fresh = append(l.fresh, nil)
+	}
+	l.fresh[level] = append(l.fresh[level], h[:]...)
+}
+
+// storeHashes writes the hashes up to the size of the tree, so that those of a
+// checkpoint are there before it. Nothing waits for the disk: they follow from
+// the lines, and are made again where they do not fit them.
+func (l *Log) storeHashes() error {
+	l.treeMu.Lock()
+	size := l.tree.size
+	fresh := slices.Clone(l.fresh)
+	l.treeMu.Unlock()
+	for level, b := range fresh {
+		if len(b) == 0 {
+			continue
+		}
+		end := int64(size>>(tileHeight*level)) * tlog.HashSize
+		if err := l.store.writeAt(hashesPath(l.dir, level), b, end-int64(len(b)), false); err != nil {
+			return err
+		}
+		l.treeMu.Lock()
+		l.fresh[level] = append([]byte(nil), l.fresh[level][len(b):]...)
+		l.treeMu.Unlock()
+	}
+	return nil
 }
 
 // keep hashes, syncs and signs until the log is closed.
@@ -91,7 +117,7 @@ func (l *Log) settle(due bool) error {
 	l.treeMu.Lock()
 	v := l.look()
 	err := l.hash(v)
-	root, partial, full := l.tree.root(), l.tree.partial(), l.filled
+	root := l.tree.root()
 	l.treeMu.Unlock()
 	if err == nil {
 		if err := l.flush(v); err != nil {
@@ -101,7 +127,7 @@ func (l *Log) settle(due bool) error {
 		if v.next == l.covered || !due && v.next-l.covered < l.every {
 			return nil
 		}
-		err = l.checkpoint(newCheckpoint(v.next, root, v.open), full, partial)
+		err = l.checkpoint(newCheckpoint(v.next, root, v.open))
 	}
 	if err != nil {
 		err = fmt.Errorf("audit: %d records are not covered by a checkpoint: %w", v.next-l.covered, err)
@@ -169,39 +195,19 @@ func (l *Log) release(v view) {
 	}
 }
 
-// checkpoint writes the tiles that c stands on, then c.
-func (l *Log) checkpoint(c checkpoint, full, partial []tile) error {
-	for _, t := range full {
-		if err := l.store.replace(filepath.Join(l.dir, t.path()), t.bytes()); err != nil {
-			return err
-		}
-	}
-	l.treeMu.Lock()
-	l.filled = slices.Delete(l.filled, 0, len(full))
-	l.treeMu.Unlock()
-	for _, t := range partial {
-		if err := l.store.replace(filepath.Join(l.dir, t.path()), t.bytes()); err != nil {
-			return err
-		}
+// checkpoint writes the hashes that c stands on, then c.
+func (l *Log) checkpoint(c checkpoint) error {
+	if err := l.storeHashes(); err != nil {
+		return err
 	}
 	msg, err := c.sign(l.signer)
 	if err != nil {
 		return err
 	}
-	if err := l.store.writeAt(filepath.Join(l.dir, checkpointsFile), msg, l.checkpoints); err != nil {
+	if err := l.store.writeAt(filepath.Join(l.dir, checkpointsFile), msg, l.checkpoints, true); err != nil {
 		return err
 	}
 	l.checkpoints += int64(len(msg))
-	for _, old := range l.partials {
-		path := old.path()
-		if slices.ContainsFunc(partial, func(t tile) bool { return t.path() == path }) {
-			continue
-		}
-		// A stale partial tile is only clutter, so are its folder's remains.
-		_ = l.store.remove(filepath.Join(l.dir, path))
-		_ = l.store.remove(filepath.Join(l.dir, filepath.Dir(path)))
-	}
-	l.partials = partial
 	return nil
 }
 

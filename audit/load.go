@@ -48,15 +48,14 @@ func (l *Log) load(verifier note.Verifier) error {
 	}
 	l.checkpoints, l.covered = end, last.size
 
-	start := last.size &^ (tileWidth - 1)
-	t, err := loadTree(l.dir, start)
+	t, err := loadTree(l.dir, last.size)
 	var s scan
 	if err == nil {
 		s, err = l.scan(last, t)
 	}
-	if err != nil && start > 0 {
-		// The tiles are only a copy: go back to the lines themselves.
-		l.filled = nil
+	if err != nil && last.size > 0 {
+		// Stored hashes only save time: go back to the lines themselves.
+		l.fresh = nil
 		s, err = l.scan(last, tree{})
 	}
 	if err != nil {
@@ -118,7 +117,6 @@ func (l *Log) scan(last checkpoint, t tree) (scan, error) {
 	l.tree = t
 	check := func() error {
 		if l.tree.size == last.size && last.size > 0 {
-			l.partials = l.tree.partial()
 			if root := l.tree.root(); root != last.root {
 				return fmt.Errorf("%w: the first %d records in %s have the root %v, their checkpoint says %v: run `forgeone audit verify`, and begin a new directory",
 					ErrTampered, last.size, l.dir, root, last.root)
@@ -168,7 +166,12 @@ func (l *Log) scan(last checkpoint, t tree) (scan, error) {
 			s.carry = append(append(s.carry, line...), '\n')
 		}
 		if seq >= l.tree.size {
-			l.tree.add(tlog.RecordHash(line), l.fill)
+			l.tree.add(tlog.RecordHash(line), l.emit)
+			if len(l.fresh[0]) > 1<<20 {
+				if err := l.storeHashes(); err != nil {
+					return s, fmt.Errorf("audit: %w", err)
+				}
+			}
 			if err := check(); err != nil {
 				return s, err
 			}
@@ -237,7 +240,7 @@ func (l *Log) repair(s scan, rest []byte) error {
 		r.Details["cut"] = "a record that was never acknowledged"
 		if bytes.IndexByte(rest, '\n') >= 0 {
 			name := fmt.Sprintf("damaged-%d-%s.bin", l.next, l.boot)
-			if err := l.store.writeAt(filepath.Join(l.dir, name), rest, 0); err != nil {
+			if err := l.store.writeAt(filepath.Join(l.dir, name), rest, 0, true); err != nil {
 				return fmt.Errorf("audit: set damaged records aside: %w", err)
 			}
 			r.Details["cut"] = "damaged records, kept in " + name

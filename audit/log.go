@@ -111,8 +111,8 @@ type Log struct {
 	// only with it held, so a reader of lines holds it.
 	treeMu sync.Mutex
 	tree   tree
-	filled []tile // full tiles that are not on disk yet
-	buf    []byte // of hash
+	fresh  [][]byte // hashes of each level that are not stored yet
+	buf    []byte   // of hash
 
 	mu      sync.Mutex
 	stamp   stamp
@@ -133,8 +133,7 @@ type Log struct {
 
 	covered     uint64 // records under the last checkpoint
 	unsigned    error  // why the last checkpoint could not be written
-	checkpoints int64  // length of the checkpoints file
-	partials    []tile // as they are on disk; this and checkpoints are for the goroutine that signs
+	checkpoints int64  // length of the checkpoints file; for the goroutine that signs
 }
 
 // part is an open segment.
@@ -220,7 +219,7 @@ func keys(o Options) (note.Signer, note.Verifier, error) {
 		}
 	}
 	if text == "" {
-		return nil, nil, errors.New("audit: no key to sign checkpoints with: make one with `forgeone audit keygen`, or allow the log to make its own")
+		return nil, nil, errors.New("audit: no key to sign checkpoints with: give one that GenerateKey made, or allow the log to make its own")
 	}
 	signer, err := note.NewSigner(strings.TrimSpace(text))
 	if err != nil {

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,10 +79,8 @@ type store interface {
 	// as create does.
 	reopen(path string, size int64) (segment, error)
 	// writeAt writes b into the file at path from offset on, which becomes its
-	// end, and waits for the disk.
-	writeAt(path string, b []byte, offset int64) error
-	// replace puts a file in the place of path in one step, without waiting for the disk.
-	replace(path string, b []byte) error
+	// end, and with wait set waits for the disk.
+	writeAt(path string, b []byte, offset int64, wait bool) error
 	rename(from, to string) error
 	truncate(path string, size int64) error
 	remove(path string) error
@@ -137,7 +133,7 @@ func (disk) reopen(path string, size int64) (segment, error) {
 	return s, nil
 }
 
-func (disk) writeAt(path string, b []byte, offset int64) (err error) {
+func (disk) writeAt(path string, b []byte, offset int64, wait bool) (err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
@@ -146,24 +142,10 @@ func (disk) writeAt(path string, b []byte, offset int64) (err error) {
 	if err := f.Truncate(offset); err != nil {
 		return err
 	}
-	if _, err := f.WriteAt(b, offset); err != nil {
+	if _, err := f.WriteAt(b, offset); err != nil || !wait {
 		return err
 	}
 	return f.Sync()
-}
-
-func (disk) replace(path string, b []byte) error {
-	temp := path + tempSuffix
-	err := os.WriteFile(temp, b, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
-			err = os.WriteFile(temp, b, 0o600)
-		}
-	}
-	if err != nil {
-		return errors.Join(err, os.RemoveAll(temp))
-	}
-	return os.Rename(temp, path)
 }
 
 func (disk) rename(from, to string) error           { return os.Rename(from, to) }

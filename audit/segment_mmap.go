@@ -35,7 +35,7 @@ func newSegment(f *os.File, used, size int64) (segment, error) {
 // write stores the newline after everything else: the order of stores is that
 // of the program to whoever reads the file after the process was killed.
 func (s *mapSegment) write(line []byte, offset int64) (err error) {
-	defer faults(s.f, &err)()
+	defer s.fault(debug.SetPanicOnFault(true), &err)
 	last := len(line) - 1
 	copy(s.mem[offset:offset+int64(last)], line[:last])
 	s.mem[offset+int64(last)] = line[last]
@@ -43,7 +43,7 @@ func (s *mapSegment) write(line []byte, offset int64) (err error) {
 }
 
 func (s *mapSegment) read(b []byte, offset int64) (err error) {
-	defer faults(s.f, &err)()
+	defer s.fault(debug.SetPanicOnFault(true), &err)
 	copy(b, s.mem[offset:offset+int64(len(b))])
 	return nil
 }
@@ -71,20 +71,16 @@ func (s *mapSegment) close(size int64) error {
 	return errors.Join(err, s.f.Close())
 }
 
-// faults turns a memory fault, which is how a map tells that its file was cut
-// or its disk has failed, into an error instead of the end of the process:
-//
-//	defer faults(f, &err)()
-func faults(f *os.File, err *error) func() {
-	old := debug.SetPanicOnFault(true)
-	return func() {
-		debug.SetPanicOnFault(old)
-		if p := recover(); p != nil {
-			fault, ok := p.(interface{ Addr() uintptr })
-			if !ok {
-				panic(p)
-			}
-			*err = fmt.Errorf("%s: memory fault at %#x: the file was cut or its disk failed", f.Name(), fault.Addr())
+// fault turns a memory fault, which is how a map tells that its file was cut or
+// its disk has failed, into an error instead of the end of the process. It is
+// to be deferred, with what debug.SetPanicOnFault(true) returned.
+func (s *mapSegment) fault(old bool, err *error) {
+	debug.SetPanicOnFault(old)
+	if p := recover(); p != nil {
+		at, ok := p.(interface{ Addr() uintptr })
+		if !ok {
+			panic(p)
 		}
+		*err = fmt.Errorf("%s: memory fault at %#x: the file was cut or its disk has failed", s.f.Name(), at.Addr())
 	}
 }

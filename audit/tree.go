@@ -3,10 +3,9 @@ package audit
 import (
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -21,80 +20,31 @@ const (
 // empty tree.
 type tree struct {
 	size uint64
-	// edge[l] are the hashes of the last tile of level l, as long as that tile
-	// is not full. Tiles are those of the C2SP specification tlog-tiles.
+	// edge[l] are the hashes of level l that are not in a full tile yet, a
+	// tile being 256 of them, and the roots of its tiles the level above.
 	edge [][]tlog.Hash
 }
 
-// tile is a full or partial hash tile.
-type tile struct {
-	level  int
-	index  uint64
-	hashes []tlog.Hash
-}
-
-// path is the tile's file below the log's directory, as C2SP tlog-tiles has it
-// (tlog.Tile.Path gives another layout).
-func (t tile) path() string {
-	p := filepath.Join("tile", strconv.Itoa(t.level), filepath.FromSlash(tileIndex(t.index)))
-	if len(t.hashes) < tileWidth {
-		p = filepath.Join(p+".p", strconv.Itoa(len(t.hashes)))
-	}
-	return p
-}
-
-// tileIndex writes n in groups of three digits, all but the last with an x.
-func tileIndex(n uint64) string {
-	s := fmt.Sprintf("%03d", n%1000)
-	for n /= 1000; n > 0; n /= 1000 {
-		s = fmt.Sprintf("x%03d/%s", n%1000, s)
-	}
-	return s
-}
-
-func (t tile) bytes() []byte {
-	b := make([]byte, 0, len(t.hashes)*tlog.HashSize)
-	for i := range t.hashes {
-		b = append(b, t.hashes[i][:]...)
-	}
-	return b
-}
-
-// readTile reads the hashes of a tile that holds width of them.
-func readTile(dir string, level int, index uint64, width int) ([]tlog.Hash, error) {
-	t := tile{level, index, make([]tlog.Hash, width)}
-	name := filepath.Join(dir, t.path())
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	if len(b) != width*tlog.HashSize {
-		return nil, fmt.Errorf("%s is %d bytes long, not %d", name, len(b), width*tlog.HashSize)
-	}
-	for i := range t.hashes {
-		t.hashes[i] = tlog.Hash(b[i*tlog.HashSize:])
-	}
-	return t.hashes, nil
-}
-
-// add appends a leaf, and hands each tile that it fills to full. The hashes of
-// a tile are only valid during that call.
-func (t *tree) add(leaf tlog.Hash, full func(tile)) {
+// add appends a leaf, and hands each hash that this adds to a level to emit.
+func (t *tree) add(leaf tlog.Hash, emit func(level int, h tlog.Hash)) {
 	t.size++
 	h := leaf
 	for level := 0; ; level++ {
 		if level == len(t.edge) {
 			t.edge = append(t.edge, make([]tlog.Hash, 0, tileWidth))
 		}
+		emit(level, h)
 		t.edge[level] = append(t.edge[level], h)
 		if len(t.edge[level]) < tileWidth {
 			return
 		}
-		full(tile{level, t.size>>(tileHeight*(level+1)) - 1, t.edge[level]})
 		h = perfect(t.edge[level])
 		t.edge[level] = t.edge[level][:0]
 	}
 }
+
+// drop is an emit for trees of which nothing is stored.
+func drop(int, tlog.Hash) {}
 
 // perfect is the hash of a perfect subtree over hashes, a power of two of them.
 func perfect(hashes []tlog.Hash) tlog.Hash {
@@ -127,17 +77,6 @@ func (t *tree) root() tlog.Hash {
 	return root
 }
 
-// partial returns the tiles at the right edge.
-func (t *tree) partial() []tile {
-	var tiles []tile
-	for level, hashes := range t.edge {
-		if len(hashes) > 0 {
-			tiles = append(tiles, tile{level, t.size >> (tileHeight * (level + 1)), slices.Clone(hashes)})
-		}
-	}
-	return tiles
-}
-
 func (t *tree) clone() tree {
 	c := tree{size: t.size, edge: make([][]tlog.Hash, len(t.edge))}
 	for i, e := range t.edge {
@@ -146,24 +85,51 @@ func (t *tree) clone() tree {
 	return c
 }
 
-// loadTree builds the tree over the first size leaves, a multiple of the tile
-// width, from the full tiles in dir. What it returns is to be trusted only as
-// far as its root is found to be signed.
+// hashesPath is the file that holds the hashes of a level, one after another:
+// the tiles of C2SP tlog-tiles end to end, tile N of level L being 8192 bytes
+// of file L from N*8192 on, and the last one partial. (A file for each tile,
+// as that specification serves them, would be 2,000 files a second under load,
+// and making them costs more than all the rest of the log.)
+func hashesPath(dir string, level int) string {
+	return filepath.Join(dir, fmt.Sprintf("hashes.%d", level))
+}
+
+// readHashes reads hashes from to end of a level.
+func readHashes(dir string, level int, from, end uint64) ([]tlog.Hash, error) {
+	if from == end {
+		return nil, nil
+	}
+	f, err := os.Open(hashesPath(dir, level))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, (end-from)*tlog.HashSize)
+	n, err := f.ReadAt(b, int64(from)*tlog.HashSize)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	hashes := make([]tlog.Hash, n/tlog.HashSize, tileWidth)
+	for i := range hashes {
+		hashes[i] = tlog.Hash(b[i*tlog.HashSize:])
+	}
+	if len(hashes) == int(end-from) {
+		err = nil
+	}
+	return hashes, err
+}
+
+// loadTree builds the tree over the first size leaves from stored hashes. It
+// is to be trusted only as far as its root is found to be signed.
 func loadTree(dir string, size uint64) (tree, error) {
 	t := tree{size: size}
 	for level := 0; size>>(tileHeight*level) > 0; level++ {
-		edge := make([]tlog.Hash, 0, tileWidth)
-		if level > 0 {
-			end := size >> (tileHeight * level)
-			for i := end &^ (tileWidth - 1); i < end; i++ {
-				below, err := readTile(dir, level-1, i, tileWidth)
-				if err != nil {
-					return tree{}, err
-				}
-				edge = append(edge, perfect(below))
-			}
+		end := size >> (tileHeight * level)
+		hashes, err := readHashes(dir, level, end&^(tileWidth-1), end)
+		if err != nil {
+			return tree{}, err
 		}
-		t.edge = append(t.edge, edge)
+		t.edge = append(t.edge, hashes)
 	}
 	return t, nil
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -218,7 +217,7 @@ func (v *verification) run(ctx context.Context, progress func(done, total int64)
 			v.lines.segment(), v.lines.offset)
 	}
 	if v.suspect != nil {
-		v.staleTiles()
+		v.staleHash()
 	}
 	if progress != nil {
 		progress(v.lines.total, v.lines.total)
@@ -237,7 +236,7 @@ func (v *verification) add(line []byte) error {
 	if v.tree.size == v.held.size {
 		v.heldAt = BadRecord{Seq: v.tree.size, Segment: v.lines.segment(), Offset: v.lines.offset}
 	}
-	v.tree.add(leaf, func(tile) {})
+	v.tree.add(leaf, drop)
 	if !v.pending || v.tree.size != v.next.size {
 		return nil
 	}
@@ -248,14 +247,14 @@ func (v *verification) add(line []byte) error {
 	v.report.Covered = v.next.size
 	v.held = v.tree.clone()
 	if v.suspect != nil {
-		v.staleTiles()
+		v.staleHash()
 		v.suspect = nil
 	}
 	return v.advance()
 }
 
-func (v *verification) staleTiles() {
-	v.report.warn("the stored hash of record %d is wrong, its line is not: the tiles are damaged or old", v.suspect.Seq)
+func (v *verification) staleHash() {
+	v.report.warn("the stored hash of record %d is wrong, its line is not: the hashes files are damaged or old", v.suspect.Seq)
 }
 
 // first settles which record is the first bad one, when the lines since the
@@ -270,7 +269,7 @@ func (v *verification) first(bad *BadRecord) error {
 			if !ok {
 				break
 			}
-			t.add(leaf, func(tile) {})
+			t.add(leaf, drop)
 		}
 		if t.size == v.next.size && t.root() == v.next.root {
 			return v.suspect
@@ -355,38 +354,20 @@ func (v *verification) unanswered() {
 // leaves reads stored leaf hashes, a tile at a time.
 type leaves struct {
 	dir    string
-	index  uint64 // of the tile in hashes, plus one
+	first  uint64 // number of hashes[0]
+	loaded bool
 	hashes []tlog.Hash
 }
 
-// at returns the stored hash of a record, if there is one.
+// at returns the stored hash of a record, if there is one. What cannot be read
+// is as good as missing: stored hashes only make a finding more exact.
 func (l *leaves) at(seq uint64) (tlog.Hash, bool) {
-	index := seq >> tileHeight
-	if l.index != index+1 {
-		l.index, l.hashes = index+1, l.load(index)
+	if first := seq &^ (tileWidth - 1); !l.loaded || l.first != first {
+		l.first, l.loaded = first, true
+		l.hashes, _ = readHashes(l.dir, 0, first, first+tileWidth)
 	}
-	if i := int(seq & (tileWidth - 1)); i < len(l.hashes) {
+	if i := int(seq - l.first); i < len(l.hashes) {
 		return l.hashes[i], true
 	}
 	return tlog.Hash{}, false
-}
-
-// load reads the fullest tile there is. What cannot be read is as good as
-// missing: tiles only make a finding more exact.
-func (l *leaves) load(index uint64) []tlog.Hash {
-	if hashes, err := readTile(l.dir, 0, index, tileWidth); err == nil {
-		return hashes
-	}
-	entries, _ := os.ReadDir(filepath.Join(l.dir, filepath.Dir(tile{index: index, hashes: make([]tlog.Hash, 1)}.path())))
-	width := 0
-	for _, e := range entries {
-		if n, err := strconv.Atoi(e.Name()); err == nil && n < tileWidth {
-			width = max(width, n)
-		}
-	}
-	hashes, err := readTile(l.dir, 0, index, width)
-	if err != nil {
-		return nil
-	}
-	return hashes
 }
