@@ -155,7 +155,7 @@ func run(call *abi.Call, inst engines.Instance, name string, x *execution, stack
 	if err != nil {
 		return err
 	}
-	return execute(call, fmt.Sprintf("function %q", name), x, func(ctx context.Context) error { return f.Call(ctx, stack) })
+	return execute(call, name, x, func(ctx context.Context) error { return f.Call(ctx, stack) })
 }
 
 // execute lets a guest run with the context that its imports need, and explains
