@@ -12,6 +12,7 @@ import (
 var malformedCases = []testCase{
 	{name: "malformed/what is no module is named", run: testNotAModule},
 	{name: "malformed/invalid modules", run: testInvalid},
+	{name: "malformed/lengths beyond what is there", run: testAnnounced},
 	{name: "malformed/cut at every byte", run: testTruncated},
 	{name: "malformed/each byte changed", run: testCorrupted},
 	{name: "malformed/compilation that is cancelled", run: testCompileCancelled},
@@ -65,6 +66,36 @@ func testInvalid(t *testing.T, e engines.WasmEngine) {
 		if err == nil {
 			closeAll(t, mod)
 			t.Errorf("%s compiles", name)
+			continue
+		}
+		wantAs[*engines.CompileError](t, err)
+	}
+}
+
+// A few bytes that announce billions of items must not be believed: the
+// process would end here for want of memory.
+func testAnnounced(t *testing.T, e engines.WasmEngine) {
+	const (
+		header   = "\x00asm\x01\x00\x00\x00"
+		billions = "\xff\xff\xff\xff\x0f"
+		oneFunc  = "\x01\x04\x01\x60\x00\x00" + "\x03\x02\x01\x00" // of type () -> ()
+	)
+	for name, sections := range map[string]string{
+		"types":           "\x01\x05" + billions,
+		"imports":         "\x02\x05" + billions,
+		"functions":       "\x03\x05" + billions,
+		"exports":         "\x07\x05" + billions,
+		"elements":        "\x09\x05" + billions,
+		"functions there": "\x09\x0a\x01\x00\x41\x00\x0b" + billions,
+		"bodies":          oneFunc + "\x0a\x05" + billions,
+		"local variables": oneFunc + "\x0a\x0a\x01\x08\x01" + billions + "\x7f\x0b",
+		"data":            "\x0b\x07\x01\x01" + billions,
+		"names":           oneFunc + "\x0a\x04\x01\x02\x00\x0b" + "\x00\x0c\x04name\x01\x05" + billions,
+	} {
+		mod, err := e.Compile(bg(), []byte(header+sections), engines.CompileOptions{})
+		if err == nil {
+			closeAll(t, mod)
+			t.Errorf("%s: it compiles", name)
 			continue
 		}
 		wantAs[*engines.CompileError](t, err)

@@ -102,6 +102,7 @@ func (e *engine) acquire(ctx context.Context, opts engines.CompileOptions) (*run
 	rt, ok := e.runtimes[opts]
 	if !ok {
 		config := upstream.NewRuntimeConfig().
+			WithDebugInfoEnabled(false). // a parser of hostile input that nothing needs
 			WithCompilationCache(e.cache).
 			WithMemoryLimitPages(opts.MemoryLimitPages).
 			WithCloseOnContextDone(opts.Interruptible)
@@ -154,16 +155,13 @@ func (rt *runtime) compile(ctx context.Context, wasm []byte) (_ *module, err err
 			err = fmt.Errorf("the compiler failed on this module; report it to the wazero project: %w", engines.Panicked(r))
 		}
 	}()
-	if err := binfmt.Check(wasm); err != nil {
+	iface, err := binfmt.Decode(wasm)
+	if err != nil {
 		return nil, err
 	}
 	compiled, err := rt.CompileModule(ctx, wasm)
 	if err != nil {
 		return nil, err
-	}
-	iface, err := binfmt.Decode(wasm)
-	if err != nil {
-		return nil, errors.Join(err, compiled.Close(ctx))
 	}
 	return newModule(rt, compiled, iface), nil
 }

@@ -48,12 +48,13 @@ func (i *instance) Func(name string) (engines.Func, error) {
 		return nil, &engines.ExportError{Name: name, Reason: fmt.Sprintf("it is a %s, not a func", t.Kind)}
 	}
 	return &function{
-		instance: i,
-		name:     name,
-		typ:      t.Func,
-		slots:    t.Func.Slots(),
-		narrow:   narrowWords(t.Func.Results),
-		upstream: i.mod.ExportedFunction(name),
+		instance:      i,
+		name:          name,
+		typ:           t.Func,
+		slots:         t.Func.Slots(),
+		narrow:        narrowWords(t.Func.Results),
+		interruptible: i.module.rt.opts.Interruptible,
+		upstream:      i.mod.ExportedFunction(name),
 	}, nil
 }
 
@@ -78,13 +79,14 @@ func (i *instance) Global(name string) engines.Global {
 }
 
 type function struct {
-	instance *instance
-	name     string
-	typ      engines.FuncType
-	slots    int
-	narrow   []int // words of the stack that a call leaves a 32-bit result in
-	upstream api.Function
-	busy     bool // a call of it is under way
+	instance      *instance
+	name          string
+	typ           engines.FuncType
+	slots         int
+	narrow        []int // words of the stack that a call leaves a 32-bit result in
+	upstream      api.Function
+	interruptible bool
+	busy          bool // a call of it is under way
 }
 
 func (f *function) Type() engines.FuncType { return f.typ }
@@ -97,19 +99,22 @@ func (f *function) Call(ctx context.Context, stack []uint64) error {
 	if mod.IsClosed() {
 		return engines.ErrClosed
 	}
-	if err := f.instance.module.rt.interrupted(ctx); err != nil {
-		return err
+	if f.interruptible {
+		if err := interrupted(ctx); err != nil {
+			return err
+		}
 	}
 	fn := f.upstream
 	if f.busy {
 		// A host function called back in: wazero's function holds the stack of
 		// the call under way, so this one needs its own.
 		fn = mod.ExportedFunction(f.name)
-	} else {
-		f.busy = true
-		defer func() { f.busy = false }()
 	}
-	if err := fn.CallWithStack(ctx, stack); err != nil {
+	outer := f.busy
+	f.busy = true
+	err := fn.CallWithStack(ctx, stack) // it recovers from panics
+	f.busy = outer
+	if err != nil {
 		return callError(ctx, err)
 	}
 	for _, word := range f.narrow {

@@ -50,8 +50,10 @@ func (m *module) Instantiate(ctx context.Context, imports engines.Imports) (engi
 	if m.isClosed() {
 		return nil, engines.ErrClosed
 	}
-	if err := m.rt.interrupted(ctx); err != nil {
-		return nil, err
+	if m.rt.opts.Interruptible {
+		if err := interrupted(ctx); err != nil {
+			return nil, err
+		}
 	}
 	linked, err := m.link(ctx, imports)
 	if err != nil {

@@ -25,12 +25,9 @@ var trapClasses = map[string]engines.TrapClass{
 	"stack overflow":                engines.TrapStackExhausted,
 }
 
-// interrupted is the trap of a call that must not begin because its context is
-// done, nil if it may.
-func (rt *runtime) interrupted(ctx context.Context) error {
-	if !rt.opts.Interruptible {
-		return nil
-	}
+// interrupted is the trap of an interruptible call that must not begin because
+// its context is done, nil if it may.
+func interrupted(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return &engines.Trap{Class: engines.TrapInterrupted, Cause: err}
 	}

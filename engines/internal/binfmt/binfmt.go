@@ -37,6 +37,9 @@ const (
 	sectionGlobal   = 6
 	sectionExport   = 7
 	sectionStart    = 8
+	sectionElement  = 9
+	sectionCode     = 10
+	sectionData     = 11
 )
 
 // Check returns nil if data begins like a core module, else an error that says
@@ -102,7 +105,9 @@ type Interface struct {
 	Start    uint32
 }
 
-// Decode reads the interface of a module.
+// Decode reads the interface of a module, and the lengths that the rest of it
+// announces: an engine allocates by those before it reads what they promise, so
+// that a few bytes could claim all memory.
 func Decode(data []byte) (*Interface, error) {
 	d := decoder{}
 	if err := eachSection(data, func(id byte, body *reader, _ []byte) { d.section(id, body) }); err != nil {
@@ -167,6 +172,7 @@ type decoder struct {
 	memories []engines.MemoryType
 	globals  []engines.GlobalType
 	tables   int
+	locals   int // of all functions so far
 	iface    Interface
 }
 
@@ -178,7 +184,11 @@ func (d *decoder) section(id byte, r *reader) {
 		}
 		return
 	}
-	if id == sectionCustom || id > sectionExport {
+	if id == sectionCustom {
+		r.nameSection()
+		return
+	}
+	if id > sectionData {
 		return
 	}
 	for n := r.count(); n > 0 && r.err == nil; n-- {
@@ -199,6 +209,15 @@ func (d *decoder) section(id byte, r *reader) {
 			r.constExpr()
 		case sectionExport:
 			d.addExport(r)
+		case sectionElement:
+			r.element()
+		case sectionCode:
+			d.locals += r.function()
+			if d.locals > maxLocals {
+				r.failf("the functions so far have %d local variables, and at most %d are accepted", d.locals, maxLocals)
+			}
+		case sectionData:
+			r.dataSegment()
 		}
 	}
 }

@@ -10,6 +10,13 @@ import (
 const (
 	maxPages      = 65536 // of memory: 4 GiB
 	limitsWithMax = 1     // the flag of limits that have a maximum
+
+	// maxFuncLocals is what browsers accept of one function
+	// (https://www.w3.org/TR/wasm-js-api-2/#limits). Local variables are written
+	// as a count and a type, so nothing else bounds them.
+	maxFuncLocals = 50_000
+	// maxLocals bounds those of a module; the largest in the field have a tenth.
+	maxLocals = 10_000_000
 )
 
 // reader reads the primitives of the binary format. The first error sticks:
@@ -184,5 +191,104 @@ func (r *reader) constExpr() {
 		default:
 			r.failf("instruction %#x in a constant expression", op)
 		}
+	}
+}
+
+// element reads an element segment. Its flag says, bit by bit, whether it is
+// not active, whether it names a table (or is declarative), and whether its
+// items are expressions (https://www.w3.org/TR/wasm-core-2/#element-section).
+func (r *reader) element() {
+	flag := r.u32()
+	if flag > 7 {
+		r.failf("element segment of unknown form %d", flag)
+		return
+	}
+	active, explicit, exprs := flag&1 == 0, flag&2 != 0, flag&4 != 0
+	if active && explicit {
+		r.u32() // table
+	}
+	if active {
+		r.constExpr()
+	}
+	if !active || explicit {
+		r.byte() // element kind or reference type
+	}
+	for n := r.count(); n > 0 && r.err == nil; n-- {
+		if exprs {
+			r.constExpr()
+		} else {
+			r.u32()
+		}
+	}
+}
+
+// function reads the local variables of a function, skips its body, and
+// returns how many local variables it has.
+func (r *reader) function() (locals int) {
+	size := r.count()
+	start := r.pos
+	body := reader{data: r.bytes(int(size)), base: r.base + start, err: r.err}
+	for n := body.count(); n > 0 && body.err == nil; n-- {
+		locals += int(body.u32())
+		body.valueType()
+		if locals > maxFuncLocals {
+			body.failf("a function has %d local variables, and at most %d are accepted", locals, maxFuncLocals)
+		}
+	}
+	r.err = body.err
+	return locals
+}
+
+func (r *reader) dataSegment() {
+	flag := r.u32()
+	if flag > 2 {
+		r.failf("data segment of unknown form %d", flag)
+		return
+	}
+	if flag == 2 {
+		r.u32() // memory
+	}
+	if flag != 1 {
+		r.constExpr()
+	}
+	r.bytes(int(r.count()))
+}
+
+// nameSection reads a custom section of the name "name"
+// (https://www.w3.org/TR/wasm-core-2/#name-section), and nothing of another.
+func (r *reader) nameSection() {
+	if r.name() != "name" {
+		r.rest()
+		return
+	}
+	for r.err == nil && r.pos < len(r.data) {
+		id := r.byte()
+		size := r.count()
+		start := r.pos
+		sub := reader{data: r.bytes(int(size)), base: r.base + start, err: r.err}
+		switch id {
+		case 0: // the module
+			sub.name()
+		case 1: // functions
+			sub.nameMap()
+		case 2: // local variables, by function
+			for n := sub.count(); n > 0 && sub.err == nil; n-- {
+				sub.u32()
+				sub.nameMap()
+			}
+		default:
+			sub.rest()
+		}
+		if sub.err == nil && sub.pos != len(sub.data) {
+			sub.failf("name subsection %d goes on after its last item", id)
+		}
+		r.err = sub.err
+	}
+}
+
+func (r *reader) nameMap() {
+	for n := r.count(); n > 0 && r.err == nil; n-- {
+		r.u32()
+		r.name()
 	}
 }
