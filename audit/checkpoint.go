@@ -153,7 +153,7 @@ var (
 )
 
 // next returns the next note without its closing empty line, io.EOF at the
-// end, or errTorn.
+// end, or errTorn with the note as far as it goes.
 func (c *checkpoints) next() ([]byte, error) {
 	c.offset = c.end
 	var msg []byte
@@ -167,7 +167,7 @@ func (c *checkpoints) next() ([]byte, error) {
 		case err == io.EOF && len(msg) == 0:
 			return nil, io.EOF
 		case err == io.EOF:
-			return nil, errTorn
+			return msg, errTorn
 		case err != nil && err != bufio.ErrBufferFull:
 			return nil, err
 		}
@@ -177,6 +177,25 @@ func (c *checkpoints) next() ([]byte, error) {
 			}
 		}
 	}
+}
+
+// tearable reports whether msg is what a crash may leave of a note: a prefix of
+// one, and zeroes.
+func tearable(msg []byte, verifier note.Verifier) bool {
+	msg = bytes.TrimRight(msg, "\x00")
+	text, sigs, signed := bytes.Cut(msg, []byte("\n\n"))
+	mark := []byte("— ")
+	if bytes.Contains(text, mark) { // which has a space, as no name in the text has
+		return false
+	}
+	if !signed {
+		return true
+	}
+	if bytes.HasSuffix(sigs, []byte("\n")) { // all but the empty line is there
+		_, err := openCheckpoint(msg, verifier)
+		return err == nil
+	}
+	return !bytes.Contains(sigs, []byte("\n")) && (bytes.HasPrefix(sigs, mark) || bytes.HasPrefix(mark, sigs))
 }
 
 // lastCheckpoint reads the last complete note of a file and where it ends. A

@@ -76,9 +76,6 @@ func (l *Log) load(verifier note.Verifier) error {
 	} else if err := l.repair(s, rest); err != nil {
 		return err
 	}
-	if err := l.reconcile("the kernel ended before the outcome was on record"); err != nil {
-		return err
-	}
 	return l.settle(true)
 }
 
@@ -216,7 +213,7 @@ func (l *Log) tidy(lines *lineReader) error {
 
 // resume goes on in the last segment, or in a new one.
 func (l *Log) resume(lines *lineReader) (*part, error) {
-	if len(lines.segments) == 0 || lines.offset+2*MaxLine > l.segment {
+	if len(lines.segments) == 0 || lines.offset+MaxLine > l.segment {
 		return l.create()
 	}
 	name := lines.segments[len(lines.segments)-1]

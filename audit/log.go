@@ -180,7 +180,7 @@ func open(o Options, st store) (_ *Log, err error) {
 		return nil, err
 	}
 	defer func() {
-		if err != nil {
+		if err != nil && lock != nil {
 			lock.Close()
 		}
 	}()
@@ -201,11 +201,18 @@ func open(o Options, st store) (_ *Log, err error) {
 		buf:     make([]byte, 4*MaxLine),
 	}
 	if err := l.load(verifier); err != nil {
+		if l.current != nil {
+			err = errors.Join(err, l.current.close(-1))
+		}
 		return nil, err
 	}
 	l.owned.Go(l.keep)
 	l.owned.Go(l.supply)
 	poke(l.refill)
+	if err := l.reconcile("the kernel ended before the outcome was on record"); err != nil {
+		lock = nil // Close gives it up
+		return nil, errors.Join(err, l.Close())
+	}
 	return l, nil
 }
 
@@ -298,7 +305,9 @@ func (l *Log) Append(r *Record) (seq uint64, err error) {
 		return 0, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(*buf), MaxLine)
 	}
 	l.mu.Lock()
-	if err = l.room(int64(len(*buf))); err == nil {
+	if l.closed {
+		err = ErrClosed
+	} else if err = l.room(int64(len(*buf))); err == nil {
 		seq, err = l.put(*buf, r)
 	}
 	l.mu.Unlock()
@@ -345,8 +354,6 @@ func (l *Log) room(n int64) error {
 	var timeout <-chan time.Time
 	for {
 		switch {
-		case l.closed:
-			return ErrClosed
 		case l.current != nil && l.current.used+n <= l.current.size:
 			return nil
 		case l.current != nil && l.spare != nil:
@@ -478,10 +485,10 @@ func (l *Log) Close() error {
 	l.closed = true
 	l.news()
 	l.mu.Unlock()
+	err := l.reconcile("the log was closed")
 	close(l.stop)
 	l.owned.Wait()
-
-	err := errors.Join(l.reconcile("log closed"), l.settle(true))
+	err = errors.Join(err, l.settle(true))
 	l.treeMu.Lock()
 	defer l.treeMu.Unlock()
 	l.mu.Lock()
@@ -512,7 +519,14 @@ func (l *Log) reconcile(reason string) error {
 	}
 	slices.Sort(open)
 	for _, seq := range open {
-		err := l.note(&Record{Kind: KindAudit, Phase: PhaseOutcome, Intent: Closes(seq), Outcome: OutcomeUnknown, Reason: reason})
+		r := &Record{Kind: KindAudit, Phase: PhaseOutcome, Intent: Closes(seq), Outcome: OutcomeUnknown, Reason: reason}
+		b, err := appendBody(make([]byte, headroom), r)
+		if err == nil {
+			err = l.room(int64(len(b)))
+		}
+		if err == nil {
+			_, err = l.put(b, r)
+		}
 		if err != nil {
 			return err
 		}
@@ -520,20 +534,12 @@ func (l *Log) reconcile(reason string) error {
 	return nil
 }
 
-// note writes a record of the log on itself without waiting for room. It is
-// called with mu held.
+// note writes a record of the log on itself into a segment that was just
+// begun, where there is room. It is called with mu held.
 func (l *Log) note(r *Record) error {
 	b, err := appendBody(make([]byte, headroom), r)
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = l.put(b, r)
 	}
-	if l.current == nil || l.current.used+int64(len(b)) > l.current.size {
-		if l.current == nil || l.spare == nil {
-			return l.refusal()
-		}
-		l.retired = append(l.retired, l.current)
-		l.current, l.spare = l.spare, nil
-	}
-	_, err = l.put(b, r)
 	return err
 }

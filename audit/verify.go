@@ -293,6 +293,8 @@ func (v *verification) advance() error {
 	switch {
 	case err == io.EOF:
 		return nil
+	case err == errTorn && !tearable(msg, v.verifier):
+		return bad("is neither a checkpoint nor what a crash may leave of one")
 	case err == errTorn:
 		v.report.warn("%s, byte %d: a checkpoint without its end: one being written now, or one that a crash cut short", checkpointsFile, v.checkpoints.offset)
 		return nil
