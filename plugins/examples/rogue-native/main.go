@@ -1,0 +1,23 @@
+// Command rogue-native is the rogue example as a native plugin. It does not
+// loop: an endless loop in a process is the operating system's to end.
+package main
+
+import (
+	"forgeone.dev/forgeone/plugins/examples/rogue"
+	"forgeone.dev/forgeone/sdk"
+	"forgeone.dev/forgeone/sdk/native"
+)
+
+func main() {
+	native.Serve(sdk.Plugin{
+		Name:    "rogue",
+		Version: "1.0.0",
+		Functions: map[string]sdk.Function{
+			"write":  rogue.Write,
+			"escape": rogue.Escape,
+			"env":    rogue.Env,
+			"crash":  rogue.Crash,
+			"flood":  rogue.Flood,
+		},
+	})
+}
