@@ -28,6 +28,7 @@ import (
 	upstream "github.com/wasmerio/wasmer-go/wasmer"
 
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/internal/link"
 )
 
 // call is what wasmer-go does not carry through a guest: the context that a
@@ -76,7 +77,7 @@ func newBinding(m *module, hosts []*engines.HostModule) *binding {
 		if hm == nil {
 			continue
 		}
-		fn := findFunction(hm, m.iface.Imports[i].Name)
+		fn := link.Function(hm, m.iface.Imports[i].Name)
 		params, results := kinds(fn.Type.Params), kinds(fn.Type.Results)
 		typ := upstream.NewFunctionType(params, results)
 		b.funcs[i] = upstream.NewFunction(m.engine.store, typ, b.hostFunc(m.iface.Imports[i].Module, fn))
@@ -100,7 +101,7 @@ func (b *binding) hostFunc(module string, fn *engines.HostFunction) func([]upstr
 			stack[i] = toWord(args[i].Unwrap())
 		}
 		c := callUnderWay()
-		if err := protect(c.ctx, fn, b.instance, stack); err != nil {
+		if err := link.Call(c.ctx, fn, caller{b.instance}, stack); err != nil {
 			c.failure = &engines.HostError{Module: module, Name: fn.Name, Err: err}
 			return wrong, nil
 		}
@@ -110,27 +111,6 @@ func (b *binding) hostFunc(module string, fn *engines.HostFunction) func([]upstr
 		}
 		return results, nil
 	}
-}
-
-func protect(ctx context.Context, fn *engines.HostFunction, inst *instance, stack []uint64) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = engines.Panicked(r)
-		}
-	}()
-	return fn.Call(ctx, caller{inst}, stack)
-}
-
-func findFunction(hm *engines.HostModule, name string) *engines.HostFunction {
-	if hm == nil {
-		return nil
-	}
-	for i := range hm.Functions {
-		if hm.Functions[i].Name == name {
-			return &hm.Functions[i]
-		}
-	}
-	return nil
 }
 
 // caller is the instance as its host functions see it.

@@ -4,7 +4,6 @@ package wasmer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"runtime/cgo"
@@ -15,6 +14,7 @@ import (
 
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/internal/binfmt"
+	"forgeone.dev/forgeone/engines/internal/link"
 )
 
 var _ engines.Module = (*module)(nil)
@@ -35,10 +35,7 @@ type module struct {
 }
 
 func newModule(e *engine, iface *binfmt.Interface) *module {
-	m := &module{engine: e, iface: iface, exports: make(map[string]engines.ExternType, len(iface.Exports))}
-	for _, ex := range iface.Exports {
-		m.exports[ex.Name] = ex.Type
-	}
+	m := &module{engine: e, iface: iface, exports: link.Exports(iface.Exports)}
 	m.memoryExport, m.startExport = m.unused("memory"), m.unused("start")
 	return m
 }
@@ -93,7 +90,8 @@ func (m *module) Instantiate(ctx context.Context, imports engines.Imports) (engi
 	}
 	if m.iface.HasStart {
 		if err := inst.start(ctx); err != nil {
-			return nil, errors.Join(err, inst.Close())
+			_ = inst.Close() // it has nothing to report
+			return nil, err
 		}
 	}
 	return inst, nil
@@ -107,7 +105,7 @@ func (m *module) instantiate(imports engines.Imports) (*instance, error) {
 	if m.closed.Load() || m.engine.closed {
 		return nil, engines.ErrClosed
 	}
-	if err := m.check(imports); err != nil {
+	if err := link.Check(m.iface.Imports, imports, m.lend); err != nil {
 		return nil, err
 	}
 	inst := &instance{module: m, imports: imports}
@@ -133,51 +131,18 @@ func (m *module) instantiate(imports engines.Imports) (*instance, error) {
 	return inst, nil
 }
 
-// check verifies all of the imports that can be without wasmer; the limits of
-// tables and memories are left to it.
-func (m *module) check(imports engines.Imports) error {
-	for i := range m.iface.Imports {
-		im := &m.iface.Imports[i]
-		fail := func(format string, args ...any) error {
-			return &engines.LinkError{Module: im.Module, Name: im.Name, Reason: fmt.Sprintf(format, args...)}
-		}
-		host, isHost := imports.Host[im.Module]
-		lender, isLent := imports.Instances[im.Module]
-		var t engines.ExternType
-		switch {
-		case isHost && isLent:
-			return fail("the module is given both as host functions and as an instance")
-		case isHost:
-			fn := findFunction(host, im.Name)
-			if fn == nil {
-				return fail("the host offers no such function")
-			}
-			t = engines.ExternType{Kind: engines.KindFunc, Func: fn.Type}
-		case isLent:
-			inst, ok := lender.(*instance)
-			if !ok {
-				return fail("the lending instance is of another engine than %s", name)
-			}
-			if inst.module.engine != m.engine {
-				return fail("the lending instance is of another %s engine; load both with the same", name)
-			}
-			if inst.closed.Load() {
-				return fail("the lending instance is closed")
-			}
-			if t, ok = inst.module.exports[im.Name]; !ok {
-				return fail("the lending instance has no such export")
-			}
-		default:
-			return fail("nothing is given for the module")
-		}
-		switch {
-		case t.Kind != im.Type.Kind:
-			return fail("the guest wants a %s and is given a %s", im.Type.Kind, t.Kind)
-		case t.Kind == engines.KindFunc && !t.Func.Equal(im.Type.Func):
-			return fail("the guest wants %s and is given %s", im.Type.Func, t.Func)
-		}
+// lend is the [link.Lender] for m.
+func (m *module) lend(lender engines.Instance) (map[string]engines.ExternType, string) {
+	inst, ok := lender.(*instance)
+	switch {
+	case !ok:
+		return nil, "the lending instance is not of the engine " + name
+	case inst.module.engine != m.engine:
+		return nil, "the lending instance is of another wasmer engine; load both with the same"
+	case inst.closed.Load():
+		return nil, "the lending instance is closed"
 	}
-	return nil
+	return inst.module.exports, ""
 }
 
 // instantiateError types an error of wasmer's instantiation: of linking or of

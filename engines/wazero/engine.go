@@ -72,7 +72,7 @@ func (e *engine) Info() engines.Info {
 	}
 }
 
-func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (_ engines.Module, err error) {
+func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &engines.CompileError{Engine: name, Err: err}
 	}
@@ -85,8 +85,7 @@ func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileO
 	}
 	m, err := rt.compile(ctx, wasm)
 	if err != nil {
-		err = &engines.CompileError{Engine: name, Err: err}
-		return nil, errors.Join(err, e.release(rt))
+		return nil, &engines.CompileError{Engine: name, Err: errors.Join(err, e.release(rt))}
 	}
 	m.engine = e
 	return m, nil

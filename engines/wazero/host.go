@@ -12,6 +12,7 @@ import (
 	"github.com/tetratelabs/wazero/api"
 
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/internal/link"
 )
 
 // hostModules are the host modules a runtime has built. Compiling one costs
@@ -115,19 +116,10 @@ func (rt *runtime) hostFunc(module string, fn *engines.HostFunction) api.GoModul
 		for _, word := range narrow {
 			stack[word] &= math.MaxUint32
 		}
-		if err := protect(ctx, fn, rt.callers.of(mod), stack[:slots]); err != nil {
+		if err := link.Call(ctx, fn, rt.callers.of(mod), stack[:slots]); err != nil {
 			panic(&engines.HostError{Module: module, Name: fn.Name, Err: err})
 		}
 	}
-}
-
-func protect(ctx context.Context, fn *engines.HostFunction, caller engines.Caller, stack []uint64) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = engines.Panicked(r)
-		}
-	}()
-	return fn.Call(ctx, caller, stack)
 }
 
 // narrowWords are the words that 32-bit values of a list take on the stack.

@@ -13,6 +13,7 @@ import (
 
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/internal/binfmt"
+	"forgeone.dev/forgeone/engines/internal/link"
 )
 
 var _ engines.Module = (*module)(nil)
@@ -27,11 +28,7 @@ type module struct {
 }
 
 func newModule(rt *runtime, compiled upstream.CompiledModule, iface *binfmt.Interface) *module {
-	m := &module{rt: rt, compiled: compiled, iface: iface, exports: make(map[string]engines.ExternType, len(iface.Exports))}
-	for _, ex := range iface.Exports {
-		m.exports[ex.Name] = ex.Type
-	}
-	return m
+	return &module{rt: rt, compiled: compiled, iface: iface, exports: link.Exports(iface.Exports)}
 }
 
 func (m *module) Imports() []engines.ImportType { return m.iface.Imports }
@@ -69,75 +66,41 @@ func (m *module) Instantiate(ctx context.Context, imports engines.Imports) (engi
 	return newInstance(m, mod, imports), nil
 }
 
-// link finds what each import of m resolves to. It checks what wazero reports
-// too loosely for a *engines.LinkError, and leaves the limits of tables and
-// memories to wazero.
+// link finds the wazero module that each import module of m resolves to.
 func (m *module) link(ctx context.Context, imports engines.Imports) (map[string]api.Module, error) {
+	if err := link.Check(m.iface.Imports, imports, m.lend); err != nil {
+		return nil, err
+	}
 	linked := make(map[string]api.Module)
-	for i := range m.iface.Imports {
-		im := &m.iface.Imports[i]
-		fail := func(format string, args ...any) error {
-			return &engines.LinkError{Module: im.Module, Name: im.Name, Reason: fmt.Sprintf(format, args...)}
+	for _, im := range m.iface.Imports {
+		if linked[im.Module] != nil {
+			continue
 		}
-		host, isHost := imports.Host[im.Module]
-		lender, isLent := imports.Instances[im.Module]
-		switch {
-		case isHost && isLent:
-			return nil, fail("the module is given both as host functions and as an instance")
-		case isHost:
-			fn := findFunction(host, im.Name)
-			if fn == nil {
-				return nil, fail("the host offers no such function")
-			}
-			if im.Type.Kind != engines.KindFunc {
-				return nil, fail("the guest wants a %s, the host offers a func", im.Type.Kind)
-			}
-			if !fn.Type.Equal(im.Type.Func) {
-				return nil, fail("the guest wants %s, the host offers %s", im.Type.Func, fn.Type)
-			}
-			if linked[im.Module] == nil {
-				mod, err := m.rt.hosts.get(ctx, m.rt, im.Module, host)
-				if err != nil {
-					return nil, fail("%v", err)
-				}
-				linked[im.Module] = mod
-			}
-		case isLent:
-			inst, ok := lender.(*instance)
-			if !ok {
-				return nil, fail("the lending instance is of another engine than %s", name)
-			}
-			if inst.module.rt != m.rt {
-				return nil, fail("the lending instance was compiled with other options; compile both with the same")
-			}
-			if inst.mod.IsClosed() {
-				return nil, fail("the lending instance is closed")
-			}
-			t, ok := inst.module.exports[im.Name]
-			if !ok {
-				return nil, fail("the lending instance has no such export")
-			}
-			if t.Kind != im.Type.Kind {
-				return nil, fail("the guest wants a %s, the lending instance exports a %s", im.Type.Kind, t.Kind)
-			}
-			linked[im.Module] = inst.mod
-		default:
-			return nil, fail("nothing is given for the module")
+		if lender, ok := imports.Instances[im.Module]; ok {
+			linked[im.Module] = lender.(*instance).mod
+			continue
 		}
+		mod, err := m.rt.hosts.get(ctx, m.rt, im.Module, imports.Host[im.Module])
+		if err != nil {
+			return nil, &engines.LinkError{Module: im.Module, Name: im.Name, Reason: err.Error()}
+		}
+		linked[im.Module] = mod
 	}
 	return linked, nil
 }
 
-func findFunction(hm *engines.HostModule, name string) *engines.HostFunction {
-	if hm == nil {
-		return nil
+// lend is the [link.Lender] for m.
+func (m *module) lend(lender engines.Instance) (map[string]engines.ExternType, string) {
+	inst, ok := lender.(*instance)
+	switch {
+	case !ok:
+		return nil, "the lending instance is not of the engine " + name
+	case inst.module.rt != m.rt:
+		return nil, "the lending instance was compiled by another engine or with other options; compile both with the same"
+	case inst.mod.IsClosed():
+		return nil, "the lending instance is closed"
 	}
-	for i := range hm.Functions {
-		if hm.Functions[i].Name == name {
-			return &hm.Functions[i]
-		}
-	}
-	return nil
+	return inst.module.exports, ""
 }
 
 // instantiateError types an error of wazero's instantiation: of linking, of an
