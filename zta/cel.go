@@ -3,12 +3,15 @@ package zta
 import (
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"strings"
 	"time"
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/cost"
+	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/interpreter"
@@ -109,27 +112,46 @@ func (cs *conditions) compile(expression string) (*condition, error) {
 	if c, ok := cs.compiled[expression]; ok {
 		return c, nil
 	}
-	ast, issues := cs.env.Compile(expression)
+	checked, issues := cs.env.Compile(expression)
 	if err := issues.Err(); err != nil {
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "ERROR: "))
 	}
-	if !ast.OutputType().IsExactType(cel.BoolType) {
-		return nil, fmt.Errorf("the condition is of type %s: it must be a bool", ast.OutputType())
+	if !checked.OutputType().IsExactType(cel.BoolType) {
+		return nil, fmt.Errorf("the condition is of type %s: it must be a bool", checked.OutputType())
 	}
-	estimate, err := cs.env.EstimateCost(ast, sizes{})
+	if err := literalRegexps(checked); err != nil {
+		return nil, err
+	}
+	estimate, err := cs.env.EstimateCost(checked, sizes{})
 	if err != nil {
 		return nil, fmt.Errorf("estimating the cost: %w", err)
 	}
-	if estimate.Max > maxConditionCost {
+	switch {
+	case estimate.Max == math.MaxUint64:
+		return nil, errors.New("no bound of the condition's cost is known: make it simpler")
+	case estimate.Max > maxConditionCost:
 		return nil, fmt.Errorf("the condition may cost %d units, %d is the most: avoid nested all() and exists()", estimate.Max, maxConditionCost)
 	}
-	program, err := cs.env.Program(ast, cel.EvalOptions(cel.OptOptimize))
+	program, err := cs.env.Program(checked, cel.EvalOptions(cel.OptOptimize))
 	if err != nil {
 		return nil, err
 	}
 	c := &condition{program: program}
 	cs.compiled[expression] = c
 	return c, nil
+}
+
+// literalRegexps refuses regular expressions that are not literals: one that
+// came from an argument could take megabytes to compile.
+func literalRegexps(checked *cel.Ast) error {
+	root := ast.NavigateAST(checked.NativeRep())
+	for _, call := range ast.MatchDescendants(root, ast.FunctionMatcher(overloads.Matches)) {
+		args := call.AsCall().Args()
+		if len(args) == 0 || args[len(args)-1].Kind() != ast.LiteralKind {
+			return errors.New("the pattern of matches() must be a literal string")
+		}
+	}
+	return nil
 }
 
 // eval evaluates the condition. An error is never an answer.
@@ -361,11 +383,16 @@ func (sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 }
 
 // EstimateCallCost implements [cost.Estimator]: looking into a history costs
-// like a handful of steps.
-func (sizes) EstimateCallCost(function, _ string, _ *cost.AstNode, _ []cost.AstNode) *cost.CallEstimate {
+// like a handful of steps, and what is not text is short as text.
+func (sizes) EstimateCallCost(function, overload string, _ *cost.AstNode, _ []cost.AstNode) *cost.CallEstimate {
 	switch function {
 	case "seen", "first_seen", "after":
 		return &cost.CallEstimate{CostEstimate: cost.FixedCostEstimate(10)}
+	}
+	switch overload {
+	case overloads.BoolToString, overloads.IntToString, overloads.UintToString, overloads.DoubleToString,
+		overloads.TimestampToString, overloads.DurationToString:
+		return &cost.CallEstimate{CostEstimate: cost.FixedCostEstimate(1), ResultSize: &cost.SizeEstimate{Max: 64}}
 	}
 	return nil
 }

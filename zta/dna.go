@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -14,7 +15,7 @@ import (
 // does.
 const (
 	maxTrace   = 256 // entries of the trace, and denials remembered by time
-	maxTallies = 256 // distinct syscall names
+	maxTallies = 192 // distinct syscall names
 	maxName    = 64  // bytes kept of a syscall name, which a guest may have made up
 )
 
@@ -178,9 +179,20 @@ func (d *ExecutionDNA) Observe(now time.Time, syscall string, o Outcome) {
 	t.Last, t.LastCall = now, d.calls
 	if o != Allow {
 		t.Denials++
-		d.denials.push(now)
+		d.deny(now)
 	}
 	d.trace.push(Event{Syscall: name, Outcome: o, Time: now})
+}
+
+// deny remembers when a denial was. The times are kept in order, so that they
+// can be searched: one from before the clock was set back counts as one of now.
+func (d *ExecutionDNA) deny(now time.Time) {
+	if n := len(d.denials.entries); n > 0 {
+		if last := d.denials.at(n - 1); last.After(now) {
+			now = last
+		}
+	}
+	d.denials.push(now)
 }
 
 // tally finds or makes the tally of a name. A guest can make up names, but only
@@ -216,6 +228,8 @@ func (d *ExecutionDNA) evict() bool {
 		if o, ok := d.tallies[otherSyscalls]; ok {
 			o.Calls += t.Calls
 			o.Denials += t.Denials
+		} else {
+			d.tallies[otherSyscalls] = t
 		}
 		return true
 	}
@@ -285,13 +299,8 @@ func (d *ExecutionDNA) Denials(now time.Time, window time.Duration) int {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := 0
-	for _, t := range d.denials.entries {
-		if now.Sub(t) < window {
-			n++
-		}
-	}
-	return n
+	n := len(d.denials.entries)
+	return n - sort.Search(n, func(i int) bool { return now.Sub(d.denials.at(i)) < window })
 }
 
 // FirstSeen is when the syscall was first called, by its canonical name; a
@@ -361,21 +370,26 @@ func (d *ExecutionDNA) Restore(now time.Time, h History) {
 	for f := range d.flags {
 		d.flags[f] = h.Flags[RedFlag(f).String()]
 	}
-	d.tallies = make(map[string]*Tally, len(h.Syscalls))
+	d.tallies = map[string]*Tally{}
+	names := map[string]string{otherSyscalls: otherSyscalls} // so that the trace shares them
 	for _, name := range slices.Sorted(maps.Keys(h.Syscalls)) {
 		if len(name) <= maxName && len(d.tallies) < maxTallies {
 			t := h.Syscalls[name]
-			d.tallies[name] = &t
+			name = strings.Clone(name)
+			d.tallies[name], names[name] = &t, name
 		}
 	}
 	d.trace, d.denials = ring[Event]{}, ring[time.Time]{}
 	for _, e := range h.Trace {
-		if len(e.Syscall) <= maxName {
-			d.trace.push(e)
+		name, ok := names[e.Syscall]
+		if !ok {
+			name = otherSyscalls
 		}
+		e.Syscall = name
+		d.trace.push(e)
 	}
 	for _, t := range h.Denials {
-		d.denials.push(t)
+		d.deny(t)
 	}
 }
 
@@ -392,6 +406,11 @@ func (r *ring[T]) push(v T) {
 	}
 	r.entries[r.next] = v
 	r.next = (r.next + 1) % maxTrace
+}
+
+// at is the i-th of the values, oldest first.
+func (r *ring[T]) at(i int) T {
+	return r.entries[(r.next+i)%len(r.entries)]
 }
 
 // slice is a copy, oldest first.

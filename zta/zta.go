@@ -4,6 +4,7 @@
 //
 // The package is pure: it reads no clock, file, socket or environment. Time and
 // artifacts come in as values, so a decision can be replayed from its record.
+// (A condition that names a time zone reads the machine's time zone database.)
 package zta
 
 import (
@@ -94,7 +95,8 @@ type Decision struct {
 	// not Allow: the record keeps the outcome and says "would_block".
 	Relaxed bool
 	// Rule is the name of the deciding policy: of the violated one, or of the
-	// first in name order among those that allow; "default" when none is in scope.
+	// first in name order among those that allow; else [RuleDefault], [RuleTrust]
+	// or [RuleKernel].
 	Rule   string
 	Reason string // for people; empty for Allow
 	// Reports are the violations of policies in audit mode, "policy: reason",
@@ -122,12 +124,29 @@ const (
 //
 // The first group of fields is its scope: an empty list is no restriction, and
 // the policy concerns a request only if every list matches. Entries are names
-// or globs; Resources are [capability.Pattern]s, of which every resource of
-// the request must match one.
+// or globs, in which "*" alone matches everything and elsewhere any run of
+// characters without "/" and ":"; an entry with "://" and "*", such as
+// "spiffe://acme/**", is a [capability.Pattern]. Syscalls may be aliases.
+// Resources are patterns, of which some resource of the request must match one:
+// a policy about resources concerns no request without any.
 //
 // Everything after that is a requirement. A call is allowed if and only if at
-// least one enforcing policy is in scope and every requirement of every
-// enforcing policy in scope holds.
+// least one enforcing policy is in scope (for each of its resources, if it has
+// several) and every requirement of every enforcing policy in scope holds.
+//
+// Conditions are CEL. They can read:
+//
+//	subject    id, score (0 to 1), level, plugin, container, groups, publisher, vector
+//	syscall    the canonical name
+//	args       list of strings
+//	resources  list of strings
+//	dna        calls, denials_1m, integrity (0 to 100);
+//	           seen(name), first_seen(name), after(name, name): see [ExecutionDNA]
+//	custom     the capability set's custom attributes, a map of strings
+//	now        the time of the request; in UTC unless a time zone is given
+//
+// They are checked when the policies are compiled: types, the literal patterns
+// of matches(), and that their cost is bounded.
 type Policy struct {
 	Name   string // unique; not "default", "trust" or "kernel"
 	Origin string // "file:line" or "registry", for diagnostics; not part of the digest
@@ -142,11 +161,11 @@ type Policy struct {
 	MinTrustScore   float64
 	AllowIdentities []string // nil: no restriction; otherwise one must match
 	DenyIdentities  []string
-	Args            map[int]ArgConstraint // by position, from 0; a missing argument violates
+	Args            map[int]ArgConstraint // by position, from 0; a missing argument is an error
 	When            string                // CEL expression that must be true
 	DenyWhen        string                // CEL expression that must be false
-	// Validator is the custom validator of the user's document; false, a panic
-	// or a nil Request violates. ValidatorID stands for it in the digest.
+	// Validator is a custom validator: false violates, a panic is an error. It
+	// MUST depend on the request alone. ValidatorID stands for it in the digest.
 	Validator   func(*Request) bool
 	ValidatorID string
 
@@ -199,4 +218,22 @@ func ParseMode(s string) (Mode, error) {
 		}
 	}
 	return Enforce, fmt.Errorf("unknown mode %q: want one of %v", s, modeNames)
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (v TrustVector) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (v *TrustVector) UnmarshalText(b []byte) (err error) {
+	*v, err = ParseTrustVector(string(b))
+	return err
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *Mode) UnmarshalText(b []byte) (err error) {
+	*m, err = ParseMode(string(b))
+	return err
 }
