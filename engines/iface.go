@@ -8,7 +8,12 @@
 // Values cross the contract as raw 64-bit words, the way the WebAssembly
 // specification encodes them: an i32 in the low 32 bits, an f32 as its IEEE 754
 // bits in the low 32 bits, i64 and f64 as they are, references as opaque words
-// (0 is null). The constructors of [Value] do that encoding.
+// (0 is null). The upper half of a 32-bit value's word is ignored when an engine
+// reads it and zero when it writes it. The constructors of [Value] do that
+// encoding.
+//
+// A reference word MUST come from the instance it is given to: engines follow it
+// as a pointer.
 package engines
 
 import "context"
@@ -24,7 +29,7 @@ type WasmEngine interface {
 	// format). It keeps no reference to wasm after it returns.
 	//
 	// Errors: *[CompileError] for a binary that is malformed, invalid or beyond
-	// a limit; *[UnsupportedError] for an option or feature the engine lacks,
+	// a limit, and for a context that was done; *[UnsupportedError] for an option or feature the engine lacks,
 	// found before anything is compiled; [ErrClosed] after Close.
 	Compile(ctx context.Context, wasm []byte, opts CompileOptions) (Module, error)
 
@@ -45,8 +50,11 @@ type Info struct {
 type Features struct {
 	Interrupt   bool // a running guest stops when its context is done (CompileOptions.Interruptible)
 	MemoryLimit bool // CompileOptions.MemoryLimitPages is held
-	V128Values  bool // v128 can cross the host boundary
-	RefValues   bool // funcref and externref can cross the host boundary
+	// V128Values and RefValues say whether v128, and funcref and externref, can
+	// cross the host boundary. Where not, a module does not compile if the type
+	// of an import or export of it has one.
+	V128Values bool
+	RefValues  bool
 }
 
 // CompileOptions are fixed when a module is compiled. The zero value asks for
@@ -88,7 +96,9 @@ type Imports struct {
 	// Host holds functions of the embedder.
 	Host map[string]*HostModule
 	// Instances lends the exports of other instances (functions, memories,
-	// globals, tables) of the same engine. They MUST outlive the importer.
+	// globals, tables) of the same engine. They MUST outlive the importer. An
+	// engine may link only modules that were compiled with equal options; the
+	// *[LinkError] says so.
 	Instances map[string]Instance
 }
 
@@ -144,14 +154,18 @@ type Func interface {
 	// Call runs the function. stack holds the parameters on entry and the
 	// results on return and MUST have room for the larger of the two counts:
 	// *[ArgumentError] otherwise. It allocates nothing that the engine does not
-	// force it to.
+	// force it to. A host function may call back into the function that called it.
+	//
+	// An interruption may close the instance: later calls return [ErrClosed] or
+	// a *[Trap], and never hang.
 	//
 	// Errors: *[Trap], *[HostError], *[ArgumentError], [ErrClosed].
 	Call(ctx context.Context, stack []uint64) error
 }
 
 // Memory is a linear memory. Offsets and lengths are in bytes; 32-bit memories
-// take offsets up to 4 GiB.
+// take offsets up to 4 GiB. Once the instance it was asked of is closed, its size
+// is 0 and nothing can be read, written or grown.
 type Memory interface {
 	// Size is the current size in bytes.
 	Size() uint64

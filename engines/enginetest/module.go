@@ -18,6 +18,7 @@ var moduleCases = []testCase{
 	{name: "start/traps", run: testStartTraps},
 	{name: "start/host function fails", run: testStartHostError},
 	{name: "start/data segment out of bounds", run: testDataBounds},
+	{name: "start/element segment out of bounds", run: testElementBounds},
 	{name: "start/_start is not special", run: testNoCommand},
 }
 
@@ -142,6 +143,33 @@ func testDataBounds(t *testing.T, e engines.WasmEngine) {
 	m.Data(engines.PageSize-1, "xy")
 	_, err := compile(t, e, m).Instantiate(bg(), engines.Imports{})
 	wantTrap(t, err, engines.TrapMemoryBounds)
+}
+
+func testElementBounds(t *testing.T, e engines.WasmEngine) {
+	for name, c := range map[string]struct {
+		size   uint32
+		offset int32
+		trap   bool
+	}{
+		"fits":                   {2, 1, false},
+		"one too far":            {2, 2, true},
+		"a negative offset":      {2, -1, true},
+		"an offset of two bytes": {200, 64, false},
+	} {
+		m := new(asm.Module)
+		m.Table("", c.size)
+		m.Elem(c.offset, m.Func("", toNothing, nil))
+		inst, err := compile(t, e, m).Instantiate(bg(), engines.Imports{})
+		if c.trap {
+			wantTrap(t, err, engines.TrapTableBounds)
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		closeAll(t, inst)
+	}
 }
 
 // Whether an export of this name runs is for the ABI above to say.

@@ -56,6 +56,10 @@ func (m *module) Instantiate(ctx context.Context, imports engines.Imports) (engi
 	if err != nil {
 		return nil, err
 	}
+	if m.iface.ElementsTrap {
+		// wazero leaves such a segment out and goes on.
+		return nil, &engines.Trap{Class: engines.TrapTableBounds, Detail: "an active element segment is out of bounds"}
+	}
 	resolve := experimental.WithImportResolver(ctx, func(name string) api.Module { return linked[name] })
 	// Anonymous, so that instances of one module do not collide, and without
 	// start functions by name: _start and _initialize are the binding's affair.
@@ -81,6 +85,9 @@ func (m *module) link(ctx context.Context, imports engines.Imports) (map[string]
 			continue
 		}
 		mod, err := m.rt.hosts.get(ctx, m.rt, im.Module, imports.Host[im.Module])
+		if errors.Is(err, engines.ErrClosed) {
+			return nil, err
+		}
 		if err != nil {
 			return nil, &engines.LinkError{Module: im.Module, Name: im.Name, Reason: err.Error()}
 		}

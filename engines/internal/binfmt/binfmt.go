@@ -103,6 +103,10 @@ type Interface struct {
 	// HasStart reports whether there is a start function, and Start is its index.
 	HasStart bool
 	Start    uint32
+	// ElementsTrap reports whether an active element segment lies outside its
+	// table in every instance. A table that is imported, or an offset that is,
+	// is not looked at.
+	ElementsTrap bool
 }
 
 // Decode reads the interface of a module, and the lengths that the rest of it
@@ -164,16 +168,20 @@ func sectionRank(id byte) byte {
 	return 0
 }
 
-// decoder holds the index spaces an export may point into. Tables have no type
-// here, so they are only counted.
+// decoder holds the index spaces that an export may point into.
 type decoder struct {
 	types    []engines.FuncType
 	funcs    []uint32 // type indices
 	memories []engines.MemoryType
 	globals  []engines.GlobalType
-	tables   int
+	tables   []table
 	locals   int // of all functions so far
 	iface    Interface
+}
+
+type table struct {
+	imported bool
+	size     uint32 // at the beginning, or at least if imported
 }
 
 func (d *decoder) section(id byte, r *reader) {
@@ -200,8 +208,7 @@ func (d *decoder) section(id byte, r *reader) {
 		case sectionFunction:
 			d.funcs = append(d.funcs, r.u32())
 		case sectionTable:
-			r.tableType()
-			d.tables++
+			d.tables = append(d.tables, table{size: r.tableType()})
 		case sectionMemory:
 			d.memories = append(d.memories, r.memoryType())
 		case sectionGlobal:
@@ -210,7 +217,7 @@ func (d *decoder) section(id byte, r *reader) {
 		case sectionExport:
 			d.addExport(r)
 		case sectionElement:
-			r.element()
+			d.addElement(r)
 		case sectionCode:
 			d.locals += r.function()
 			if d.locals > maxLocals {
@@ -230,8 +237,7 @@ func (d *decoder) addImport(r *reader) {
 		d.funcs = append(d.funcs, r.u32())
 		im.Type.Func = d.funcType(r, uint32(len(d.funcs)-1))
 	case engines.KindTable:
-		r.tableType()
-		d.tables++
+		d.tables = append(d.tables, table{imported: true, size: r.tableType()})
 	case engines.KindMemory:
 		im.Type.Memory = r.memoryType()
 		d.memories = append(d.memories, im.Type.Memory)
@@ -253,7 +259,7 @@ func (d *decoder) addExport(r *reader) {
 	case engines.KindFunc:
 		there = len(d.funcs)
 	case engines.KindTable:
-		there = d.tables
+		there = len(d.tables)
 	case engines.KindMemory:
 		there = len(d.memories)
 	case engines.KindGlobal:
@@ -272,6 +278,16 @@ func (d *decoder) addExport(r *reader) {
 		ex.Type.Global = d.globals[index]
 	}
 	d.iface.Exports = append(d.iface.Exports, ex)
+}
+
+func (d *decoder) addElement(r *reader) {
+	s := r.element()
+	if !s.active || !s.offsetKnown || int64(s.table) >= int64(len(d.tables)) {
+		return
+	}
+	if t := d.tables[s.table]; !t.imported && uint64(s.offset)+uint64(s.length) > uint64(t.size) {
+		d.iface.ElementsTrap = true
+	}
 }
 
 func (d *decoder) funcType(r *reader, fn uint32) engines.FuncType {

@@ -179,6 +179,24 @@ func TestRewrite(t *testing.T) {
 	})
 }
 
+func TestElementsTrap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		size := rapid.Uint32Range(0, 300).Draw(t, "size")
+		offset := rapid.OneOf(rapid.Int32Range(-2, 302), rapid.Int32()).Draw(t, "offset")
+		length := rapid.IntRange(0, 3).Draw(t, "length")
+		var m asm.Module
+		m.Table("", size)
+		m.Elem(offset, make([]uint32, length)...)
+		iface, err := binfmt.Decode(m.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := int64(uint32(offset))+int64(length) > int64(size); iface.ElementsTrap != want {
+			t.Fatalf("ElementsTrap = %v, want %v", iface.ElementsTrap, want)
+		}
+	})
+}
+
 func TestMalformed(t *testing.T) {
 	header := "\x00asm\x01\x00\x00\x00"
 	for name, c := range map[string]struct{ sections, want string }{

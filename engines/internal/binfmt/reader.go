@@ -82,6 +82,16 @@ func (r *reader) u32() uint32 {
 	return uint32(v)
 }
 
+// s32 reads a signed number of 32 bits, in two's complement.
+func (r *reader) s32() uint32 {
+	start := r.pos
+	v := r.leb(5)
+	if bits := 7 * (r.pos - start); bits < 32 && v>>(bits-1) == 1 {
+		v |= 1<<32 - 1<<bits
+	}
+	return uint32(v)
+}
+
 // count reads the length of a vector. Each item takes a byte at least, so a
 // length beyond what is left is refused before anything is allocated for it.
 func (r *reader) count() uint32 {
@@ -149,9 +159,10 @@ func (r *reader) memoryType() engines.MemoryType {
 	return m
 }
 
-func (r *reader) tableType() {
+// tableType reads the type of a table and returns its smallest size.
+func (r *reader) tableType() uint32 {
 	r.valueType()
-	r.limits()
+	return r.limits().Min
 }
 
 func (r *reader) globalType() engines.GlobalType {
@@ -164,17 +175,18 @@ func (r *reader) globalType() engines.GlobalType {
 	return g
 }
 
-// constExpr skips a constant expression
-// (https://www.w3.org/TR/wasm-core-2/#constant-expressions).
-func (r *reader) constExpr() {
-	for r.err == nil {
+// constExpr reads a constant expression
+// (https://www.w3.org/TR/wasm-core-2/#constant-expressions); if it is an
+// i32.const and no more, its value is known.
+func (r *reader) constExpr() (value uint32, known bool) {
+	for n := 0; r.err == nil; n++ {
 		switch op := r.byte(); op {
 		case 0x0b: // end
-			return
+			return value, known && n == 1
 		case 0x23, 0xd2: // global.get, ref.func
 			r.u32()
 		case 0x41: // i32.const
-			r.leb(5)
+			value, known = r.s32(), true
 		case 0x42: // i64.const
 			r.leb(10)
 		case 0x43: // f32.const
@@ -192,34 +204,46 @@ func (r *reader) constExpr() {
 			r.failf("instruction %#x in a constant expression", op)
 		}
 	}
+	return 0, false
+}
+
+// segment is an active element segment: how many items it puts where.
+type segment struct {
+	active        bool
+	table, length uint32
+	offset        uint32
+	offsetKnown   bool // it is not if it depends on an imported global
 }
 
 // element reads an element segment. Its flag says, bit by bit, whether it is
 // not active, whether it names a table (or is declarative), and whether its
 // items are expressions (https://www.w3.org/TR/wasm-core-2/#element-section).
-func (r *reader) element() {
+func (r *reader) element() (s segment) {
 	flag := r.u32()
 	if flag > 7 {
 		r.failf("element segment of unknown form %d", flag)
-		return
+		return s
 	}
-	active, explicit, exprs := flag&1 == 0, flag&2 != 0, flag&4 != 0
-	if active && explicit {
-		r.u32() // table
+	s.active = flag&1 == 0
+	explicit, exprs := flag&2 != 0, flag&4 != 0
+	if s.active && explicit {
+		s.table = r.u32()
 	}
-	if active {
-		r.constExpr()
+	if s.active {
+		s.offset, s.offsetKnown = r.constExpr()
 	}
-	if !active || explicit {
+	if !s.active || explicit {
 		r.byte() // element kind or reference type
 	}
-	for n := r.count(); n > 0 && r.err == nil; n-- {
+	s.length = r.count()
+	for n := s.length; n > 0 && r.err == nil; n-- {
 		if exprs {
 			r.constExpr()
 		} else {
 			r.u32()
 		}
 	}
+	return s
 }
 
 // function reads the local variables of a function, skips its body, and
