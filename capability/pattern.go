@@ -40,7 +40,7 @@ func NeedsGrant(resource string) bool {
 type Pattern struct {
 	text    string
 	prefix  string // "scheme://"
-	rest    string // after the prefix, without the "/**"
+	rest    string // after the prefix, without the "/**" (but "/" for that alone)
 	literal string // prefix and rest, if rest holds no "*"
 	subtree bool
 	host    bool // "." separates in the part before the first "/"
@@ -84,7 +84,9 @@ func ParsePattern(s string) (Pattern, error) {
 	}
 	if rest == "**" || strings.HasSuffix(rest, "/**") {
 		p.subtree = true
-		p.rest = strings.TrimSuffix(strings.TrimSuffix(rest, "**"), "/")
+		if p.rest = strings.TrimSuffix(rest, "**"); len(p.rest) > 1 {
+			p.rest = p.rest[:len(p.rest)-1]
+		}
 	}
 	if strings.Contains(p.rest, "**") {
 		return fail(`"**" can only be the last segment`)
@@ -126,7 +128,7 @@ func (p Pattern) Head() string {
 func (p Pattern) Match(resource string) bool {
 	if p.literal != "" {
 		tail, ok := strings.CutPrefix(resource, p.literal)
-		return ok && (tail == "" || p.subtree && (tail[0] == '/' || p.rest == ""))
+		return ok && (tail == "" || p.subtree && (tail[0] == '/' || p.literal[len(p.literal)-1] == '/'))
 	}
 	rest, ok := strings.CutPrefix(resource, p.prefix)
 	if !ok || p.text == "" {
