@@ -1,0 +1,23 @@
+package child
+
+import (
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+func supported() error { return nil }
+
+// isolate gives the child a process group of its own, and has the kernel kill
+// it when the thread that starts it ends.
+func isolate(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
+
+// killGroup kills the child and what it started in its process group.
+func killGroup(cmd *exec.Cmd) {
+	if cmd.Process != nil {
+		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+	}
+}

@@ -1,0 +1,150 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"forgeone.dev/forgeone/capability"
+	"forgeone.dev/forgeone/zta"
+)
+
+// PluginConfig is a plugin as it is configured. Everything omitted is denied,
+// off, or the documented default.
+type PluginConfig struct {
+	Name    string // unique in the host
+	Version string // the author's own, for people
+
+	// WasmModule or NativeLibrary is the path of the artifact; exactly one.
+	WasmModule    string
+	NativeLibrary string
+	SHA256        string // of the artifact, hexadecimal; required for a native one
+	Signature     []byte // minisign signature of the artifact, as text
+
+	Engine       string // of a WASM plugin; empty means the host's default
+	Identity     zta.IdentitySpec
+	TrustLevel   capability.TrustLevel // ceiling; the zero value, Quarantined, may hold nothing
+	Capabilities capability.Set
+	State        State
+	Sandbox      Sandbox // native only
+	Mounts       []Mount
+	Limits       Limits
+
+	// Autostart starts the plugin when a kernel that serves its config comes up.
+	Autostart bool
+	Origin    string // "file:line", for diagnostics
+}
+
+// State says what a WASM plugin keeps from one call to the next.
+type State string
+
+// States. Empty means the default of the plugin's ABI: pristine for forge/1,
+// keep for plain exports.
+const (
+	StatePristine State = "pristine" // each call has an instance of its own
+	StateKeep     State = "keep"     // one instance serves all calls, one after the other
+)
+
+// Sandbox says how a native plugin is jailed. Empty means strict.
+type Sandbox string
+
+// Sandboxes.
+const (
+	SandboxStrict   Sandbox = "strict"
+	SandboxStandard Sandbox = "standard"
+	SandboxNone     Sandbox = "none" // no jail: the process has the rights of the kernel's user
+)
+
+// Mount lends a host directory to a plugin.
+type Mount struct {
+	Guest    string // absolute, clean
+	Host     string // directory
+	ReadOnly bool
+}
+
+// Limits bound a plugin. Zero values mean the default given.
+type Limits struct {
+	Memory    uint64        // bytes of linear memory of an instance; default the host's limit
+	Timeout   time.Duration // of a call; default the host's; NoTimeout for none
+	Instances int           // concurrent calls; default 4 for pristine WASM, 64 for native, always 1 for kept state
+	Fuel      uint64        // instructions of a call; no engine can count them yet, so any other value is refused
+}
+
+// NoTimeout asks for calls without a deadline of their own.
+const NoTimeout time.Duration = -1
+
+// validate finds everything that is wrong with the configuration by itself.
+func (c *PluginConfig) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Name == "" || strings.ContainsAny(c.Name, "/\\ \t\n\x00") {
+		bad("name %q: want a name without slashes and spaces", c.Name)
+	}
+	switch {
+	case c.WasmModule == "" && c.NativeLibrary == "":
+		bad("no artifact: set wasm or native")
+	case c.WasmModule != "" && c.NativeLibrary != "":
+		bad("two artifacts: set either wasm or native")
+	case c.NativeLibrary != "":
+		if c.SHA256 == "" {
+			bad("a native plugin needs its sha256: take it with sha256sum %s", c.NativeLibrary)
+		}
+		switch c.Sandbox {
+		case SandboxNone:
+		case "", SandboxStrict, SandboxStandard:
+			bad(`sandbox %q is not built yet, and a native plugin is never run with less than was asked for: set sandbox = "none" to run it with the rights of the kernel's user`, cmpOr(c.Sandbox, SandboxStrict))
+		default:
+			bad("sandbox %q: want strict, standard or none", c.Sandbox)
+		}
+		if c.State != "" {
+			bad("state is for WASM plugins: a native process keeps its own")
+		}
+		if c.Engine != "" {
+			bad("engine is for WASM plugins")
+		}
+		if c.Limits.Memory != 0 {
+			bad("limits.memory is not built yet for native plugins")
+		}
+	default:
+		if c.Sandbox != "" {
+			bad("sandbox is for native plugins: a WASM plugin is always sandboxed")
+		}
+		switch c.State {
+		case "", StatePristine, StateKeep:
+		default:
+			bad("state %q: want pristine or keep", c.State)
+		}
+	}
+	if c.Limits.Fuel != 0 {
+		bad("limits.fuel is not built yet: no engine counts instructions before metering exists; use limits.timeout")
+	}
+	if c.Limits.Instances < 0 || (c.Limits.Instances > 1 && c.State == StateKeep) {
+		bad("limits.instances %d: want at least 1, and 1 where state is kept", c.Limits.Instances)
+	}
+	seen := map[string]bool{}
+	for _, m := range c.Mounts {
+		if !path.IsAbs(m.Guest) || path.Clean(m.Guest) != m.Guest {
+			bad("mount %q: want an absolute, clean guest path", m.Guest)
+		}
+		if seen[m.Guest] {
+			bad("mount %q: mounted twice", m.Guest)
+		}
+		seen[m.Guest] = true
+		if m.Host == "" {
+			bad("mount %q: no host directory", m.Guest)
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return &ConfigError{Plugin: c.Name, Origin: c.Origin, Err: errors.Join(errs...)}
+}
+
+func cmpOr(s, def Sandbox) Sandbox {
+	if s == "" {
+		return def
+	}
+	return s
+}

@@ -1,0 +1,360 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"forgeone.dev/forgeone/abi"
+	"forgeone.dev/forgeone/audit"
+	"forgeone.dev/forgeone/capability"
+	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/quarantine"
+	"forgeone.dev/forgeone/zta"
+)
+
+// PluginHost runs configured plugins of both kinds.
+type PluginHost struct {
+	k       *kernel
+	id      uuid.UUID
+	history histories
+	calls   atomic.Int64
+	running sync.Map // container id → *running, from before the first call to after the last
+
+	stop context.CancelFunc // ends the background work
+	bg   sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows; never held across a guest, a process or a record
+	closed  bool
+	plugins map[uuid.UUID]*plugin
+	names   map[string]*plugin
+}
+
+// NewPluginHost makes a host. Without options it has no engine, no syscalls
+// and no policy: native and WASM plugins are refused what they need, by name.
+// Its ceiling is everything.
+func NewPluginHost(opts ...Option) (*PluginHost, error) {
+	o := options{ceiling: capability.All()}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	h := &PluginHost{id: uuid.New(), plugins: map[uuid.UUID]*plugin{}, names: map[string]*plugin{}}
+	k, err := newKernel(o, h.isolate)
+	if err != nil {
+		return nil, fmt.Errorf("plugin host: %w", err)
+	}
+	h.k, h.history = k, histories{db: k.state, clock: k.clock, dnas: map[string]*zta.ExecutionDNA{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	h.stop = cancel
+	h.bg.Add(1)
+	go h.keepHistories(ctx)
+	return h, nil
+}
+
+// ID identifies the host.
+func (h *PluginHost) ID() uuid.UUID { return h.id }
+
+// Capabilities is the ceiling of what any plugin may be granted.
+func (h *PluginHost) Capabilities() capability.Set { return h.k.ceiling }
+
+// Engines are the engines that WASM plugins can run on, the default first.
+func (h *PluginHost) Engines() []engines.Info {
+	out := make([]engines.Info, len(h.k.engines))
+	for i, e := range h.k.engines {
+		out[i] = e.Info()
+	}
+	return out
+}
+
+// Gate is the gate that every plugin's syscalls pass.
+func (h *PluginHost) Gate() *abi.Gate { return h.k.gate }
+
+// Cases is the register of quarantine cases. Release through
+// [PluginHost.ReleaseCase], which lifts the hold as well.
+func (h *PluginHost) Cases() *quarantine.Cases { return h.k.cases }
+
+// AuditDir is the directory of the private log that the host opened for
+// itself, or "" if one was given.
+func (h *PluginHost) AuditDir() string { return h.k.ownDir }
+
+// Status is the state of the host.
+func (h *PluginHost) Status() HostStatus {
+	h.mu.Lock()
+	closed := h.closed
+	h.mu.Unlock()
+	return h.k.status(closed, h.calls.Load())
+}
+
+// LoadPlugin reads, verifies and compiles a plugin; it is then Stopped, or
+// Quarantined where a case of its artifact is open. Errors: *[ConfigError],
+// [ErrExists].
+func (h *PluginHost) LoadPlugin(ctx context.Context, cfg PluginConfig) (uuid.UUID, error) {
+	p := &plugin{host: h, id: uuid.New(), name: cfg.Name, status: PluginStatus{Phase: PluginLoading}}
+	p.verbs.Lock() // until the plugin is loaded, other verbs wait
+	defer p.verbs.Unlock()
+
+	h.mu.Lock()
+	switch {
+	case h.closed:
+		h.mu.Unlock()
+		return uuid.Nil, ErrClosed
+	case h.names[cfg.Name] != nil:
+		h.mu.Unlock()
+		return uuid.Nil, fmt.Errorf("load plugin %q: %w", cfg.Name, ErrExists)
+	}
+	h.plugins[p.id], h.names[p.name] = p, p
+	h.mu.Unlock()
+
+	art, err := h.prepare(ctx, cfg)
+	if err == nil {
+		if err = p.recordLoad(ctx, "load", art); err != nil {
+			_ = art.close()
+		}
+	} else {
+		_ = h.k.record(&audit.Record{Kind: audit.KindPlugin, Plugin: cfg.Name, Subject: cfg.Identity.ID, Outcome: "failed", Error: err.Error(), Details: map[string]string{"verb": "load"}})
+	}
+	if err != nil {
+		h.forget(p)
+		return uuid.Nil, fmt.Errorf("load plugin %q: %w", cfg.Name, err)
+	}
+	p.set(func() { p.art, p.status = art, h.restingStatus(art) })
+	h.k.logger.Info("plugin loaded", "plugin", p.name, "kind", art.kind(), "sha256", art.digest)
+	return p.id, nil
+}
+
+// restingStatus is the status of a plugin that does not run.
+func (h *PluginHost) restingStatus(a *artifact) PluginStatus {
+	if k, ok := h.k.cases.Active(a.digest); ok {
+		return PluginStatus{Phase: PluginQuarantined, Case: k.ID, Reason: k.Reason}
+	}
+	return PluginStatus{Phase: PluginStopped}
+}
+
+// StartPlugin brings a stopped or failed plugin up: Active, or Paused where a
+// freeze of its artifact is still open.
+func (h *PluginHost) StartPlugin(ctx context.Context, id uuid.UUID) error {
+	return h.verb(ctx, id, "start", (*plugin).start)
+}
+
+// PausePlugin refuses new calls of an active plugin until it is resumed; calls
+// in flight go on.
+func (h *PluginHost) PausePlugin(ctx context.Context, id uuid.UUID) error {
+	return h.verb(ctx, id, "pause", (*plugin).pause)
+}
+
+// ResumePlugin lets a paused plugin take calls again. A freeze is lifted by
+// [PluginHost.ReleaseCase] alone.
+func (h *PluginHost) ResumePlugin(ctx context.Context, id uuid.UUID) error {
+	return h.verb(ctx, id, "resume", (*plugin).resume)
+}
+
+// StopPlugin ends a plugin after its calls in flight; what is still running
+// after [DefaultDrainTimeout], or when ctx ends, is cancelled.
+func (h *PluginHost) StopPlugin(ctx context.Context, id uuid.UUID) error {
+	return h.verb(ctx, id, "stop", (*plugin).stop)
+}
+
+// UnloadPlugin forgets a plugin that is not running.
+func (h *PluginHost) UnloadPlugin(ctx context.Context, id uuid.UUID) error {
+	return h.verb(ctx, id, "unload", (*plugin).unload)
+}
+
+// ReloadPlugin replaces a plugin by what cfg describes (a nil cfg reads the
+// same configuration's artifact again). The new one is loaded and started
+// aside, then takes over in one step; calls in flight end on the old one. If
+// the new one does not come up, the old one stays and goes on.
+func (h *PluginHost) ReloadPlugin(ctx context.Context, id uuid.UUID, cfg *PluginConfig) error {
+	return h.verb(ctx, id, "reload", func(p *plugin, ctx context.Context) error { return p.reload(ctx, cfg) })
+}
+
+func (h *PluginHost) verb(ctx context.Context, id uuid.UUID, verb string, f func(*plugin, context.Context) error) error {
+	h.mu.Lock()
+	p := h.plugins[id]
+	h.mu.Unlock()
+	if p == nil {
+		return fmt.Errorf("%s plugin %s: %w", verb, id, ErrNotFound)
+	}
+	p.verbs.Lock()
+	defer p.verbs.Unlock()
+	err := f(p, ctx)
+	if err != nil {
+		_ = h.k.record(p.event(verb, "failed", err))
+		return fmt.Errorf("%s plugin %q: %w", verb, p.name, err)
+	}
+	h.k.logger.Info("plugin "+verb, "plugin", p.name, "status", p.currentStatus().Phase)
+	return nil
+}
+
+// Call calls a function of an active plugin. Errors: [ErrNotFound],
+// *[TransitionError] when it takes no calls, *abi.DeniedError when it was
+// blocked or quarantined, *[LimitError], *[FunctionError], *engines.Trap.
+func (h *PluginHost) Call(ctx context.Context, id uuid.UUID, function string, input []byte) ([]byte, error) {
+	h.mu.Lock()
+	p := h.plugins[id]
+	h.mu.Unlock()
+	if p == nil {
+		return nil, fmt.Errorf("call plugin %s: %w", id, ErrNotFound)
+	}
+	h.calls.Add(1)
+	defer h.calls.Add(-1)
+	return p.call(ctx, function, input)
+}
+
+// Lookup is the id of the plugin of that name or id text.
+func (h *PluginHost) Lookup(ref string) (uuid.UUID, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.names[ref]; p != nil {
+		return p.id, nil
+	}
+	if id, err := uuid.Parse(ref); err == nil && h.plugins[id] != nil {
+		return id, nil
+	}
+	names := make([]string, 0, len(h.names))
+	for n := range h.names {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return uuid.Nil, fmt.Errorf("plugin %q: %w; loaded are %s", ref, ErrNotFound, strings.Join(names, ", "))
+}
+
+// Plugin describes a plugin. Errors: [ErrNotFound].
+func (h *PluginHost) Plugin(id uuid.UUID) (Plugin, error) {
+	h.mu.Lock()
+	p := h.plugins[id]
+	h.mu.Unlock()
+	if p == nil {
+		return Plugin{}, fmt.Errorf("plugin %s: %w", id, ErrNotFound)
+	}
+	return p.describe(), nil
+}
+
+// Plugins describes every plugin, in name order.
+func (h *PluginHost) Plugins() []Plugin {
+	h.mu.Lock()
+	ps := make([]*plugin, 0, len(h.plugins))
+	for _, p := range h.plugins {
+		ps = append(ps, p)
+	}
+	h.mu.Unlock()
+	out := make([]Plugin, len(ps))
+	for i, p := range ps {
+		out[i] = p.describe()
+	}
+	slices.SortFunc(out, func(a, b Plugin) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// SetPolicies compiles policies, with those of the registry, and puts them in
+// force. On an error the policy in force stays. When it has returned, nothing
+// is decided by the old policy.
+func (h *PluginHost) SetPolicies(ctx context.Context, mode zta.Mode, policies ...zta.Policy) error {
+	graph, err := h.k.registry.Compile(policies, mode)
+	if err != nil {
+		_ = h.k.record(&audit.Record{Kind: audit.KindPolicy, Outcome: "failed", Error: err.Error(), Policy: h.k.gate.GetPolicyGraph().Digest()})
+		return fmt.Errorf("policies: %w; the policy in force stays", err)
+	}
+	err = h.k.recordSync(ctx, &audit.Record{Kind: audit.KindPolicy, Outcome: "ok", Policy: graph.Digest(),
+		Details: map[string]string{"mode": mode.String(), "replaces": h.k.gate.GetPolicyGraph().Digest()}})
+	if err != nil {
+		return fmt.Errorf("policies: %w", err)
+	}
+	h.k.gate.SetPolicyGraph(graph)
+	return nil
+}
+
+// ReleaseCase closes a quarantine case: the artifact's integrity is set to
+// zta.ReleasedIntegrity and a freeze of its plugins is lifted. A quarantined
+// plugin is then Stopped, and can be started.
+func (h *PluginHost) ReleaseCase(_ context.Context, caseID, by, reason string) (quarantine.Case, error) {
+	k, err := h.k.cases.Release(caseID, by, reason)
+	if err != nil {
+		return quarantine.Case{}, err
+	}
+	h.mu.Lock()
+	ps := make([]*plugin, 0, len(h.plugins))
+	for _, p := range h.plugins {
+		ps = append(ps, p)
+	}
+	h.mu.Unlock()
+	h.history.release(k.Artifact, h.k.clock())
+	for _, p := range ps {
+		p.released(k)
+	}
+	return k, h.history.store()
+}
+
+// Close stops every plugin and frees the engines. Closing twice is a no-op.
+func (h *PluginHost) Close(ctx context.Context) error {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
+		return nil
+	}
+	h.closed = true
+	ps := make([]*plugin, 0, len(h.plugins))
+	for _, p := range h.plugins {
+		ps = append(ps, p)
+	}
+	h.mu.Unlock()
+
+	var wg sync.WaitGroup
+	errs := make([]error, len(ps))
+	for i, p := range ps {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			p.verbs.Lock()
+			defer p.verbs.Unlock()
+			errs[i] = p.shutdown(ctx)
+		}()
+	}
+	wg.Wait()
+	h.stop()
+	h.bg.Wait()
+	return errors.Join(append(errs, h.history.store(), h.k.close())...)
+}
+
+func (h *PluginHost) forget(p *plugin) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.plugins, p.id)
+	if h.names[p.name] == p {
+		delete(h.names, p.name)
+	}
+}
+
+// isolate is told by the gate that a container was held or quarantined.
+func (h *PluginHost) isolate(s *abi.Subject, d zta.Decision) string {
+	r, ok := h.running.Load(s.Container.ID())
+	if !ok {
+		return ""
+	}
+	run := r.(*running)
+	return run.plugin.isolated(run, d)
+}
+
+// keepHistories stores the histories while plugins run, so that a crash loses
+// little of them.
+func (h *PluginHost) keepHistories(ctx context.Context) {
+	defer h.bg.Done()
+	tick := time.NewTicker(historyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := h.history.store(); err != nil {
+				h.k.logger.Error("histories are not stored", "error", err)
+			}
+		}
+	}
+}

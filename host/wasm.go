@@ -1,0 +1,332 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"forgeone.dev/forgeone/abi"
+	"forgeone.dev/forgeone/abi/forge"
+	"forgeone.dev/forgeone/abi/wasi"
+	"forgeone.dev/forgeone/engines"
+)
+
+// ABI is how a plugin is spoken to.
+type ABI string
+
+// ABIs.
+const (
+	ABIForge  ABI = "forge/1" // bytes in, bytes out, syscalls: abi/forge
+	ABICore   ABI = "core"    // plain numeric exports
+	ABINative ABI = "native"  // a go-plugin process
+)
+
+// detectABI says how a module is spoken to, or why it cannot be.
+func detectABI(m engines.Module) (ABI, error) {
+	if forge.Detect(m) {
+		return ABIForge, nil
+	}
+	for _, im := range m.Imports() {
+		if im.Module == "extism:host/env" {
+			return "", errors.New("this is an Extism plugin (it imports extism:host/env), and that ABI is not built yet; build it with the forge SDK")
+		}
+	}
+	for _, ex := range m.Exports() {
+		if ex.Name == "_start" {
+			return "", errors.New("this is a WASI command (it exports _start), and running commands is not built yet; build it as a library (Go: -buildmode=c-shared) with the forge SDK")
+		}
+	}
+	return ABICore, nil
+}
+
+// code is a compiled module with what it is linked to.
+type code struct {
+	engine  engines.WasmEngine
+	module  engines.Module
+	abi     ABI
+	binding *forge.Binding // forge/1 only
+	timeout time.Duration  // of a call; 0 for none
+}
+
+// compile compiles a module under limits. A timeout that the engine cannot hold
+// is refused if it was asked for, and else not in force.
+func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte, l Limits) (*code, error) {
+	c := &code{engine: e, timeout: DefaultExecutionTimeout}
+	asked := true
+	switch {
+	case l.Timeout != 0:
+		c.timeout = l.Timeout
+	case k.timeout != 0:
+		c.timeout = k.timeout
+	default:
+		asked = false
+	}
+	info := e.Info()
+	if c.timeout == NoTimeout || (!asked && !info.Interrupt) {
+		c.timeout = 0
+	}
+	if c.timeout != 0 && !info.Interrupt {
+		return nil, &engines.UnsupportedError{Engine: info.Name, Feature: "a timeout",
+			Reason: `it cannot interrupt a guest before metering exists; leave the timeout out, or use engine "wazero"`}
+	}
+	memory := l.Memory
+	if memory == 0 && info.MemoryLimit {
+		memory = k.memory
+	}
+	m, err := e.Compile(ctx, wasm, engines.CompileOptions{
+		MemoryLimitPages: uint32(min(memory/engines.PageSize, 65535)), //nolint:gosec // bounded
+		Interruptible:    c.timeout != 0,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.module = m
+	if c.abi, err = detectABI(m); err != nil {
+		_ = m.Close()
+		return nil, err
+	}
+	if c.abi == ABIForge {
+		if c.binding, err = forge.New(m); err != nil {
+			_ = m.Close()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// coreImports is what a module without an ABI is linked to: the WASI that
+// language runtimes need, each call of it a syscall like any other.
+var coreImports = engines.Imports{Host: map[string]*engines.HostModule{wasi.ModuleName: wasi.HostModule()}}
+
+// instantiate makes an instance within a call: what its start function and
+// its initialisation ask for is asked on behalf of the call.
+func (c *code) instantiate(call *abi.Call) (engines.Instance, error) {
+	if c.abi == ABIForge {
+		return c.binding.Instantiate(call, c.module)
+	}
+	ctx := abi.WithCall(call.Context(), call)
+	inst, err := c.module.Instantiate(ctx, coreImports)
+	if err != nil {
+		return nil, err
+	}
+	if f, err := inst.Func("_initialize"); err == nil {
+		if err := f.Call(ctx, make([]uint64, f.Type().Slots())); err != nil {
+			return nil, errors.Join(err, inst.Close())
+		}
+	}
+	return inst, nil
+}
+
+// functions lists what can be called.
+func (c *code) functions() []string {
+	if c.abi == ABIForge {
+		return c.binding.Functions()
+	}
+	var names []string
+	for _, ex := range c.module.Exports() {
+		if ex.Type.Kind == engines.KindFunc && !strings.HasPrefix(ex.Name, "_") {
+			names = append(names, ex.Name)
+		}
+	}
+	return names
+}
+
+// call calls a function of an instance with bytes. A plain export takes its
+// arguments as decimal numbers separated by white space, and answers likewise.
+func (c *code) call(call *abi.Call, inst engines.Instance, function string, input []byte) ([]byte, error) {
+	if c.abi == ABIForge {
+		return c.binding.Call(call, inst, function, input)
+	}
+	f, err := inst.Func(function)
+	if err != nil {
+		return nil, fmt.Errorf("%w; the module exports %v", err, c.functions())
+	}
+	args, err := ParseArgs(f.Type(), strings.Fields(string(input)))
+	if err != nil {
+		return nil, fmt.Errorf("function %q: %w", function, err)
+	}
+	results, err := callValues(abi.WithCall(call.Context(), call), f, args)
+	if err != nil {
+		return nil, err
+	}
+	words := make([]string, len(results))
+	for i, v := range results {
+		words[i] = v.String()
+	}
+	return []byte(strings.Join(words, " ")), nil
+}
+
+// callValues calls a function with typed values.
+func callValues(ctx context.Context, f engines.Func, args []engines.Value) ([]engines.Value, error) {
+	t := f.Type()
+	if len(args) != len(t.Params) {
+		return nil, fmt.Errorf("takes %d arguments %s, got %d", len(t.Params), t, len(args))
+	}
+	stack := make([]uint64, t.Slots())
+	for i, a := range args {
+		if a.Type != t.Params[i] {
+			return nil, fmt.Errorf("argument %d is %s, want %s", i, a.Type, t.Params[i])
+		}
+		stack[i] = a.Bits
+	}
+	for _, ts := range [][]engines.ValueType{t.Params, t.Results} {
+		for _, vt := range ts {
+			if vt == engines.V128 || vt == engines.FuncRef || vt == engines.ExternRef {
+				return nil, fmt.Errorf("its type %s has %s, which cannot be passed as a number", t, vt)
+			}
+		}
+	}
+	if err := f.Call(ctx, stack); err != nil {
+		return nil, err
+	}
+	results := make([]engines.Value, len(t.Results))
+	for i, vt := range t.Results {
+		results[i] = engines.Value{Type: vt, Bits: stack[i]}
+	}
+	return results, nil
+}
+
+// ParseArgs reads decimal (or 0x…) numbers as the parameters of a type. An
+// integer may be given signed or unsigned.
+func ParseArgs(t engines.FuncType, args []string) ([]engines.Value, error) {
+	if len(args) != len(t.Params) {
+		return nil, fmt.Errorf("takes %d arguments %s, got %d", len(t.Params), t, len(args))
+	}
+	out := make([]engines.Value, len(args))
+	for i, s := range args {
+		v, err := parseValue(t.Params[i], s)
+		if err != nil {
+			return nil, fmt.Errorf("argument %d: %w", i, err)
+		}
+		out[i] = v
+	}
+	return out, nil
+}
+
+func parseValue(t engines.ValueType, s string) (engines.Value, error) {
+	bits := 64
+	switch t {
+	case engines.I32:
+		bits = 32
+		fallthrough
+	case engines.I64:
+		if n, err := strconv.ParseInt(s, 0, bits); err == nil {
+			if bits == 32 {
+				return engines.ValueI32(int32(n)), nil
+			}
+			return engines.ValueI64(n), nil
+		}
+		n, err := strconv.ParseUint(s, 0, bits)
+		if err != nil {
+			return engines.Value{}, fmt.Errorf("%q is not an %s", s, t)
+		}
+		return engines.Value{Type: t, Bits: n}, nil
+	case engines.F32:
+		f, err := strconv.ParseFloat(s, 32)
+		if err != nil {
+			return engines.Value{}, fmt.Errorf("%q is not an f32", s)
+		}
+		return engines.ValueF32(float32(f)), nil
+	case engines.F64:
+		f, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			return engines.Value{}, fmt.Errorf("%q is not an f64", s)
+		}
+		return engines.ValueF64(f), nil
+	}
+	return engines.Value{}, fmt.Errorf("a %s cannot be given as a number", t)
+}
+
+// wasmUnit runs a WASM plugin.
+type wasmUnit struct {
+	code *code
+	// kept is the instance of a plugin that keeps its state; nil for pristine
+	// ones, which get an instance for each call.
+	kept   engines.Instance
+	mu     sync.Mutex // the kept instance serves one call at a time
+	broken error      // why the kept instance serves no more
+}
+
+// startWasm checks that an instance comes up, and keeps it if state is kept.
+func startWasm(call *abi.Call, c *code, state State) (*wasmUnit, error) {
+	inst, err := c.instantiate(call)
+	if err != nil {
+		return nil, err
+	}
+	u := &wasmUnit{code: c}
+	if state == StateKeep {
+		u.kept = inst
+		return u, nil
+	}
+	return u, inst.Close()
+}
+
+func (u *wasmUnit) call(call *abi.Call, function string, input []byte) ([]byte, error) {
+	var out []byte
+	err := u.with(call, func(inst engines.Instance) (err error) {
+		out, err = u.code.call(call, inst, function, input)
+		return err
+	})
+	return out, err
+}
+
+func (u *wasmUnit) event(call *abi.Call, name forge.Event) error {
+	if u.code.abi != ABIForge || name == forge.Init { // init is part of every instantiation
+		return nil
+	}
+	return u.with(call, func(inst engines.Instance) error { return u.code.binding.Lifecycle(call, inst, name) })
+}
+
+// with runs f on the instance that the call is to have.
+func (u *wasmUnit) with(call *abi.Call, f func(engines.Instance) error) error {
+	if u.kept == nil {
+		inst, err := u.code.instantiate(call)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f(inst), inst.Close())
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.broken != nil {
+		return u.broken
+	}
+	err := f(u.kept)
+	if trapped(err) {
+		u.broken = fmt.Errorf("the plugin's kept instance ended with an earlier call (%w); stop and start the plugin", err)
+	}
+	return err
+}
+
+// trapped reports whether the guest ended abnormally, so that its memory
+// cannot be trusted.
+func trapped(err error) bool {
+	var t *engines.Trap
+	var h *engines.HostError
+	return errors.As(err, &t) || errors.As(err, &h)
+}
+
+func (u *wasmUnit) functions() []string { return u.code.functions() }
+
+func (u *wasmUnit) stop(context.Context) error { return u.close() }
+
+// kill leaves the guest to its cancelled calls: a WASM instance ends with them.
+func (u *wasmUnit) kill() {}
+
+func (u *wasmUnit) close() error {
+	if u.kept == nil {
+		return nil
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.broken == nil {
+		u.broken = ErrClosed
+	}
+	return u.kept.Close()
+}
+
+func (u *wasmUnit) exited() <-chan struct{} { return nil }
