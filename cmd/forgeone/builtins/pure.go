@@ -1,0 +1,6 @@
+//go:build !wasmer
+
+package builtins
+
+// tagged are the engines that a build tag asked for.
+func tagged() []Engine { return nil }

@@ -1,0 +1,291 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"forgeone.dev/forgeone/capability"
+	"forgeone.dev/forgeone/config"
+	"forgeone.dev/forgeone/control"
+	"forgeone.dev/forgeone/host"
+	"forgeone.dev/forgeone/syscalls"
+	"forgeone.dev/forgeone/zta"
+)
+
+// callOptions are the flags of call.
+type callOptions struct {
+	engine, abi, input, config string
+	timeout                    time.Duration
+}
+
+func (c *cli) call() *cobra.Command {
+	var o callOptions
+	cmd := &cobra.Command{
+		Use:   "call [flags] MODULE.wasm|PLUGIN FUNCTION [ARGS…]",
+		Short: "Call a function of a module or plugin; the result goes to standard output as it is",
+		Long: `Call a function of a plugin of a configuration, or of a module.
+
+With --config, the call goes through the kernel that runs on the configuration's
+state directory. Where none does, one is brought up for this one call, under the
+directory's lock.
+
+Without --config, the module runs on its own: it is granted what language
+runtimes need to start (clock, sleep, randomness, standard output and error,
+both of which go to standard error) and nothing else.
+
+Plain exports take numbers as ARGS; put -- before the first if one is negative.
+Functions of forge/1 and native plugins take --input.`,
+		Example: `  forgeone call math.wasm add 1 2
+  forgeone call plugin.wasm greet --input World
+  forgeone call --config forgeone.hcl summarise summarise --input @request.json --timeout 5s
+  forgeone call math.wasm add -- -1 2`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return fmt.Errorf("want MODULE.wasm or PLUGIN, and FUNCTION; see %s --help", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: c.do(func(cmd *cobra.Command, args []string) error {
+			if !cmd.Flags().Changed("log-level") {
+				c.logLevel = "warn" // the result is what is asked for
+			}
+			out, err := c.callFunction(cmd.Context(), o, args[0], args[1], args[2:], cmd.Flags().Changed("input"))
+			if err != nil {
+				return err
+			}
+			_, err = c.out.Write(out)
+			return err
+		}),
+	}
+	cmd.Flags().StringVar(&o.engine, "engine", "", "engine of a module; default wazero")
+	cmd.Flags().StringVar(&o.abi, "abi", "auto", "ABI the module must have: auto, forge, extism or core")
+	cmd.Flags().StringVar(&o.input, "input", "", "input: the text itself, @FILE, or - for standard input")
+	cmd.Flags().StringVar(&o.config, "config", "", "configuration that PLUGIN is in")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "how long the call may take, such as 2s; default as configured")
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{fmt.Errorf("%w; put -- before a negative number; see %s --help", err, cmd.CommandPath())}
+	})
+	return cmd
+}
+
+func (c *cli) callFunction(ctx context.Context, o callOptions, target, function string, args []string, hasInput bool) ([]byte, error) {
+	switch o.abi {
+	case "auto", "forge", "core":
+	case "extism":
+		return nil, &usageError{errors.New("--abi extism: calling Extism plugins is not built yet")}
+	default:
+		return nil, &usageError{fmt.Errorf("--abi %q: want auto, forge, extism or core", o.abi)}
+	}
+	if o.timeout < 0 {
+		return nil, &usageError{errors.New("--timeout is negative")}
+	}
+	if hasInput && len(args) > 0 {
+		return nil, &usageError{errors.New("give either --input or ARGS")}
+	}
+	input, err := c.readInput(o.input)
+	if err != nil {
+		return nil, err
+	}
+	if len(args) > 0 {
+		input = []byte(strings.Join(args, " ")) // as plain exports take them
+	}
+	q := call{cli: c, options: o, function: function, input: input, numbers: len(args) > 0}
+	if o.config == "" {
+		return q.module(ctx, target)
+	}
+	if o.engine != "" {
+		return nil, &usageError{errors.New("--engine is for a module: the engine of a plugin stands in its configuration")}
+	}
+	cfg, err := loadConfig(o.config)
+	if err != nil {
+		return nil, err
+	}
+	pc, err := pluginOf(cfg, o.config, target)
+	if err != nil {
+		return nil, err
+	}
+	k, err := control.Dial(ctx, socketOf(cfg))
+	if errors.Is(err, control.ErrNotRunning) {
+		return q.underLock(ctx, cfg, pc)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	return q.remote(ctx, k, pc.Name)
+}
+
+// readInput is the input that the flag says.
+func (c *cli) readInput(s string) ([]byte, error) {
+	r := c.in
+	name, file := strings.CutPrefix(s, "@")
+	switch {
+	case file:
+		f, err := os.Open(name) //nolint:gosec // the user names the file
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("--input: %w", err)}
+		}
+		defer func() { _ = f.Close() }()
+		r = f
+	case s != "-":
+		return []byte(s), nil
+	}
+	b, err := io.ReadAll(io.LimitReader(r, control.MaxInput+1))
+	if err != nil {
+		return nil, fmt.Errorf("--input: %w", err)
+	}
+	if len(b) > control.MaxInput {
+		return nil, &control.Error{Kind: control.Limit, Message: fmt.Sprintf("--input is larger than the %d bytes that are taken", control.MaxInput)}
+	}
+	return b, nil
+}
+
+// pluginOf is the plugin of that name in a configuration, or the one plugin
+// whose module the path is.
+func pluginOf(cfg *config.Config, path, target string) (host.PluginConfig, error) {
+	var names []string
+	var same []host.PluginConfig
+	for _, p := range cfg.Plugins {
+		if p.Name == target {
+			return p, nil
+		}
+		names = append(names, p.Name)
+		if sameFile(p.WasmModule, target) {
+			same = append(same, p)
+		}
+	}
+	if len(same) == 1 {
+		return same[0], nil
+	}
+	return host.PluginConfig{}, &control.Error{Kind: control.NotFound, Message: fmt.Sprintf("no plugin %q in %s: it has %s", target, path, list(names))}
+}
+
+func sameFile(a, b string) bool {
+	if a == "" {
+		return false
+	}
+	fa, errA := os.Stat(a)
+	fb, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(fa, fb)
+}
+
+// call is one call that is asked for.
+type call struct {
+	*cli
+	options  callOptions
+	function string
+	input    []byte
+	numbers  bool // the input is ARGS
+}
+
+// check refuses an ABI that was not asked for, or that takes no ARGS.
+func (q *call) check(abi string) error {
+	switch want := q.options.abi; {
+	case want == "forge" && abi != string(host.ABIForge), want == "core" && abi != string(host.ABICore):
+		return &usageError{fmt.Errorf("--abi %s: it is %s", want, abi)}
+	case q.numbers && abi != string(host.ABICore):
+		return &usageError{fmt.Errorf("ARGS are numbers for plain exports, and this is %s: give its functions --input", abi)}
+	}
+	return nil
+}
+
+// remote calls a plugin of a running kernel.
+func (q *call) remote(ctx context.Context, k *control.Client, name string) ([]byte, error) {
+	p, err := k.Plugin(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := q.check(p.ABI); err != nil {
+		return nil, err
+	}
+	ctx, cancel := q.deadline(ctx)
+	defer cancel()
+	return k.Call(ctx, name, q.function, q.input)
+}
+
+func (q *call) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	if q.options.timeout > 0 {
+		return context.WithTimeout(ctx, q.options.timeout)
+	}
+	return context.WithCancel(ctx)
+}
+
+// underLock brings up the kernel with this one plugin, and calls it.
+func (q *call) underLock(ctx context.Context, cfg *config.Config, pc host.PluginConfig) (_ []byte, err error) {
+	k, err := openKernel(cfg, q.logger())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, k.close()) }()
+	return q.on(ctx, k.host, pc)
+}
+
+// on loads and starts a plugin on a host, and calls it.
+func (q *call) on(ctx context.Context, h *host.PluginHost, pc host.PluginConfig) ([]byte, error) {
+	id, err := h.LoadPlugin(ctx, pc)
+	if err != nil {
+		return nil, err
+	}
+	p, err := h.Plugin(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := q.check(string(p.ABI)); err != nil {
+		return nil, err
+	}
+	if err := h.StartPlugin(ctx, id); err != nil {
+		return nil, err
+	}
+	ctx, cancel := q.deadline(ctx)
+	defer cancel()
+	return h.Call(ctx, id, q.function, q.input)
+}
+
+// runtimeNeeds are the syscalls without which the runtimes of some languages,
+// Go's for one, do not start.
+var runtimeNeeds = []string{"time_get", "time_sleep", "random_get", "stdio_write"}
+
+// module runs a module on its own, with a private audit log.
+func (q *call) module(ctx context.Context, path string) (_ []byte, err error) {
+	if filepath.Ext(path) != ".wasm" && !strings.ContainsRune(path, filepath.Separator) {
+		return nil, &usageError{fmt.Errorf("%q is no path of a module (*.wasm): give --config to call a plugin by name", path)}
+	}
+	engine, err := linkedEngine(q.options.engine)
+	if err != nil {
+		return nil, err
+	}
+	registry, err := newRegistry(syscalls.Options{Stdio: func(_, _ string, p []byte) {
+		_, _ = io.WriteString(q.err, paragraph(strings.TrimSuffix(string(p), "\n"))+"\n") // as far as it can be shown
+	}})
+	if err != nil {
+		return nil, err
+	}
+	set, err := capability.New(capability.Grant{Syscalls: runtimeNeeds, Resources: []string{"*"}})
+	if err != nil {
+		return nil, err
+	}
+	logger := q.logger()
+	h, err := host.NewPluginHost(host.WithEngine(engine.New), host.WithSyscalls(registry), host.WithLogger(logger),
+		host.WithPolicies(zta.Enforce, zta.Policy{Name: "runtime", Syscalls: runtimeNeeds}))
+	if err != nil {
+		return nil, err
+	}
+	logger.Info("private audit log", "dir", h.AuditDir())
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		err = errors.Join(err, h.Close(end))
+	}()
+	name := strings.TrimSuffix(filepath.Base(path), ".wasm")
+	return q.on(ctx, h, host.PluginConfig{
+		Name: strings.Join(strings.Fields(name), "_"), WasmModule: path, TrustLevel: capability.Limited, Capabilities: set,
+	})
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"forgeone.dev/forgeone/abi"
+	"forgeone.dev/forgeone/audit"
+	"forgeone.dev/forgeone/cmd/forgeone/builtins"
+	"forgeone.dev/forgeone/config"
+	"forgeone.dev/forgeone/host"
+	"forgeone.dev/forgeone/state"
+	"forgeone.dev/forgeone/syscalls"
+)
+
+// closeTimeout bounds how long a kernel waits for its plugins at the end.
+const closeTimeout = 20 * time.Second
+
+// loadConfig reads a configuration, which may name what this binary has.
+func loadConfig(path string) (*config.Config, error) {
+	registry, err := newRegistry(syscalls.Options{})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range builtins.Engines() {
+		names = append(names, e.Name)
+	}
+	return config.Load(path, config.Options{Syscalls: registry.Lowest(), Engines: names, LookupEnv: os.LookupEnv})
+}
+
+// newRegistry is the registry of all syscalls.
+func newRegistry(o syscalls.Options) (*abi.SyscallRegistry, error) {
+	o.Version = versionOf().Version
+	registry := &abi.SyscallRegistry{}
+	if err := registry.Register(syscalls.Registrations(o)...); err != nil {
+		return nil, fmt.Errorf("syscalls: %w", err)
+	}
+	return registry, nil
+}
+
+// defaultSocket is the control socket of a state directory.
+func defaultSocket(stateDir string) string { return filepath.Join(stateDir, "control.sock") }
+
+// socketOf is the control socket that a configuration says.
+func socketOf(cfg *config.Config) string {
+	if cfg.Kernel.Socket != "" {
+		return cfg.Kernel.Socket
+	}
+	return defaultSocket(cfg.Kernel.StateDir)
+}
+
+// kernel is a kernel that is up. It holds the lock of its state directory, so
+// it is the one writer of its audit log.
+type kernel struct {
+	db     *state.DB
+	log    *audit.Log
+	host   *host.PluginHost
+	logger hclog.Logger
+}
+
+// openKernel brings a kernel up, without its plugins.
+func openKernel(cfg *config.Config, logger hclog.Logger) (_ *kernel, err error) {
+	k := &kernel{logger: logger}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, k.close())
+		}
+	}()
+	if k.db, err = state.Open(cfg.Kernel.StateDir); err != nil {
+		return nil, err
+	}
+	if k.log, err = audit.Open(cfg.Audit); err != nil {
+		return nil, err
+	}
+	registry, err := newRegistry(syscalls.Options{State: k.db, Logger: logger.Named("plugin")})
+	if err != nil {
+		return nil, err
+	}
+	opts := []host.Option{
+		host.WithLog(k.log), host.WithState(k.db), host.WithSyscalls(registry), host.WithLogger(logger),
+		host.WithPolicies(cfg.Kernel.Enforcement, cfg.Policies...), host.WithRootKey(cfg.Kernel.RootPublicKey),
+	}
+	for _, e := range enginesOf(cfg) {
+		opts = append(opts, host.WithEngine(e.New))
+	}
+	if k.host, err = host.NewPluginHost(opts...); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// close takes the kernel down: plugins, log and lock, in this order.
+func (k *kernel) close() error {
+	var errs []error
+	if k.host != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		errs = append(errs, k.host.Close(ctx))
+	}
+	if k.log != nil {
+		errs = append(errs, k.log.Close())
+	}
+	if k.db != nil {
+		errs = append(errs, k.db.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// bringUp loads a plugin and starts it.
+func (k *kernel) bringUp(ctx context.Context, cfg host.PluginConfig) error {
+	id, err := k.host.LoadPlugin(ctx, cfg)
+	if err != nil || !cfg.Autostart {
+		return err
+	}
+	return k.host.StartPlugin(ctx, id)
+}
+
+// enginesOf are the engines that a configuration names, its default first; all
+// that are linked in if it names none.
+func enginesOf(cfg *config.Config) []builtins.Engine {
+	return builtins.Engines()
+}

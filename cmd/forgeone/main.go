@@ -1,0 +1,17 @@
+// Command forgeone is the ForgeOne kernel and everything a person does with it:
+// serve it, call its plugins, manage their lifecycle, explain its policy and
+// verify its audit log. Run forgeone help for the verbs.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"forgeone.dev/forgeone/abi/forge"
+	"forgeone.dev/forgeone/abi/wasi"
+	"forgeone.dev/forgeone/cmd/forgeone/builtins"
+	"forgeone.dev/forgeone/engines"
+)
+
+func (c *cli) module() *cobra.Command {
+	return group(&cobra.Command{
+		Use:     "module",
+		Short:   "Look into WASM modules",
+		Example: "  forgeone module inspect plugin.wasm",
+	}, c.moduleInspect())
+}
+
+// moduleInfo is what module inspect finds.
+type moduleInfo struct {
+	Path      string       `json:"path"`
+	SHA256    string       `json:"sha256"`
+	Size      int          `json:"size"` // bytes
+	ABI       string       `json:"abi"`
+	Problem   string       `json:"problem,omitempty"` // why it cannot be a plugin
+	Functions []string     `json:"functions"`         // that can be called
+	Imports   []externInfo `json:"imports"`
+	Exports   []externInfo `json:"exports"`
+	// Needs are the syscalls that its imports lead to. Which others a forge/1
+	// guest asks for shows when it runs.
+	Needs []string `json:"needs"`
+	Note  string   `json:"note,omitempty"`
+}
+
+type externInfo struct {
+	Module string `json:"module,omitempty"`
+	Name   string `json:"name"`
+	Kind   string `json:"kind"`
+	Type   string `json:"type,omitempty"`
+}
+
+func (c *cli) moduleInspect() *cobra.Command {
+	var engine string
+	cmd := &cobra.Command{
+		Use:     "inspect MODULE.wasm",
+		Short:   "Show a module's ABI, hash, imports, exports and the syscalls it needs, without running it",
+		Example: "  forgeone module inspect plugin.wasm\n  forgeone module inspect --format json plugin.wasm",
+		Args:    exactArgs("MODULE.wasm"),
+		RunE: c.do(func(cmd *cobra.Command, args []string) error {
+			m, err := inspect(cmd.Context(), engine, args[0])
+			if err != nil {
+				return err
+			}
+			return c.print(m, func(p *printer) { printModule(p, m) })
+		}),
+	}
+	cmd.Flags().StringVar(&engine, "engine", "", "engine to read it with; default wazero")
+	return cmd
+}
+
+func inspect(ctx context.Context, engine, path string) (_ moduleInfo, err error) {
+	b, err := os.ReadFile(path) //nolint:gosec // the user names the file
+	if err != nil {
+		return moduleInfo{}, fmt.Errorf("module: %w", err)
+	}
+	linked, err := linkedEngine(engine)
+	if err != nil {
+		return moduleInfo{}, err
+	}
+	e, err := linked.New()
+	if err != nil {
+		return moduleInfo{}, fmt.Errorf("engine %s: %w", linked.Name, err)
+	}
+	defer func() { err = errors.Join(err, e.Close()) }()
+	m, err := e.Compile(ctx, b, engines.CompileOptions{})
+	if err != nil {
+		return moduleInfo{}, fmt.Errorf("%s: %w", path, err)
+	}
+	sum := sha256.Sum256(b)
+	info := moduleInfo{
+		Path: path, SHA256: hex.EncodeToString(sum[:]), Size: len(b),
+		Imports: []externInfo{}, Exports: []externInfo{}, Functions: []string{}, Needs: []string{},
+	}
+	for _, im := range m.Imports() {
+		info.Imports = append(info.Imports, externInfo{Module: im.Module, Name: im.Name, Kind: im.Type.Kind.String(), Type: typeText(im.Type)})
+	}
+	for _, ex := range m.Exports() {
+		info.Exports = append(info.Exports, externInfo{Name: ex.Name, Kind: ex.Type.Kind.String(), Type: typeText(ex.Type)})
+	}
+	info.classify(m)
+	return info, nil
+}
+
+// classify says how the module is spoken to and what it needs.
+func (info *moduleInfo) classify(m engines.Module) {
+	exports := func(name string) bool {
+		return slices.ContainsFunc(m.Exports(), func(e engines.ExportType) bool { return e.Name == name })
+	}
+	imports := func(module string) bool {
+		return slices.ContainsFunc(m.Imports(), func(i engines.ImportType) bool { return i.Module == module })
+	}
+	switch {
+	case forge.Detect(m):
+		info.ABI, info.Functions = "forge/1", append(info.Functions, forge.Functions(m)...)
+		if err := forge.Check(m); err != nil {
+			info.Problem = err.Error()
+		}
+	case imports("extism:host/env"):
+		info.ABI, info.Problem = "extism", "running Extism plugins is not built yet: build it with the forge SDK"
+	case exports("_start"):
+		info.ABI, info.Problem = "wasi command", "running commands is not built yet: build a library (Go: -buildmode=c-shared)"
+	default:
+		info.ABI = "core"
+		for _, ex := range m.Exports() {
+			if ex.Type.Kind == engines.KindFunc && !strings.HasPrefix(ex.Name, "_") {
+				info.Functions = append(info.Functions, ex.Name)
+			}
+		}
+	}
+	needs := map[string]bool{}
+	for _, im := range m.Imports() {
+		if im.Module == wasi.ModuleName && wasiSyscalls[im.Name] != "" {
+			needs[wasiSyscalls[im.Name]] = true
+		}
+	}
+	info.Needs = append(info.Needs, slices.Sorted(maps.Keys(needs))...)
+	if imports(forge.ModuleName) {
+		info.Note = "it asks for further syscalls when it runs: grant what it is meant to do, and see audit export --decision blocked for what it tried besides"
+	}
+}
+
+// wasiSyscalls are the syscalls that the functions of WASI lead to; those that
+// are missing have no effect that the gate decides.
+var wasiSyscalls = map[string]string{
+	"clock_time_get": "time_get",
+	"poll_oneoff":    "time_sleep",
+	"random_get":     "random_get",
+	"fd_write":       "stdio_write",
+}
+
+func typeText(t engines.ExternType) string {
+	switch t.Kind {
+	case engines.KindFunc:
+		return t.Func.String()
+	case engines.KindMemory:
+		if t.Memory.HasMax {
+			return fmt.Sprintf("%d to %d pages", t.Memory.Min, t.Memory.Max)
+		}
+		return fmt.Sprintf("%d pages or more", t.Memory.Min)
+	case engines.KindGlobal:
+		if t.Global.Mutable {
+			return "mut " + t.Global.Value.String()
+		}
+		return t.Global.Value.String()
+	}
+	return ""
+}
+
+func printModule(p *printer, m moduleInfo) {
+	p.row("module", m.Path)
+	p.row("sha256", m.SHA256)
+	p.row("size", fmt.Sprintf("%d bytes", m.Size))
+	p.row("abi", m.ABI)
+	if m.Problem != "" {
+		p.row("problem", m.Problem)
+	}
+	p.row("functions", list(m.Functions))
+	p.row("needs", list(m.Needs))
+	if m.Note != "" {
+		p.row("", m.Note)
+	}
+	p.line("")
+	p.row("", "KIND", "NAME", "TYPE")
+	for _, x := range m.Imports {
+		p.row("import", x.Kind, x.Module+"."+x.Name, x.Type)
+	}
+	for _, x := range m.Exports {
+		p.row("export", x.Kind, x.Name, x.Type)
+	}
+}
+
+// linkedEngine is the engine of that name, or the default for "".
+func linkedEngine(name string) (builtins.Engine, error) {
+	linked := builtins.Engines()
+	for _, e := range linked {
+		if name == "" || name == e.Name {
+			return e, nil
+		}
+	}
+	return builtins.Engine{}, &usageError{fmt.Errorf("--engine %q is not in this binary; forgeone engines says which are, and why one is missing", name)}
+}

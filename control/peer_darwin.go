@@ -1,0 +1,18 @@
+package control
+
+import "golang.org/x/sys/unix"
+
+// maxSocketPath is the longest path a unix socket can have, in bytes
+// (sun_path without its final NUL, unix(4)).
+const maxSocketPath = 103
+
+// unsupported is why there is no control socket on this system.
+const unsupported = ""
+
+func peerUID(fd int) (int, error) {
+	cred, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
+	if err != nil {
+		return 0, err
+	}
+	return int(cred.Uid), nil
+}
