@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,8 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/interpreter"
+
+	"forgeone.dev/forgeone/capability"
 )
 
 // Bounds of what a condition may be given. They make the static estimate of its
@@ -72,10 +75,11 @@ type condition struct {
 // conditions compiles expressions, each text once.
 type conditions struct {
 	env      *cel.Env
+	syscalls []string // all there are
 	compiled map[string]*condition
 }
 
-func newConditions() (*conditions, error) {
+func newConditions(syscalls []string) (*conditions, error) {
 	provider, err := newTypeProvider()
 	if err != nil {
 		return nil, err
@@ -103,7 +107,7 @@ func newConditions() (*conditions, error) {
 	if err != nil {
 		return nil, fmt.Errorf("CEL environment: %w", err)
 	}
-	return &conditions{env: env, compiled: map[string]*condition{}}, nil
+	return &conditions{env: env, syscalls: syscalls, compiled: map[string]*condition{}}, nil
 }
 
 // compile parses and type-checks an expression, which must be boolean and
@@ -119,7 +123,7 @@ func (cs *conditions) compile(expression string) (*condition, error) {
 	if !checked.OutputType().IsExactType(cel.BoolType) {
 		return nil, fmt.Errorf("the condition is of type %s: it must be a bool", checked.OutputType())
 	}
-	if err := literalRegexps(checked); err != nil {
+	if err := errors.Join(literalRegexps(checked), knownSyscalls(checked, cs.syscalls)); err != nil {
 		return nil, err
 	}
 	estimate, err := cs.env.EstimateCost(checked, sizes{})
@@ -141,11 +145,35 @@ func (cs *conditions) compile(expression string) (*condition, error) {
 	return c, nil
 }
 
+// calls are the calls of a function in an expression.
+func calls(checked *cel.Ast, function string) []ast.NavigableExpr {
+	return ast.MatchDescendants(ast.NavigateAST(checked.NativeRep()), ast.FunctionMatcher(function))
+}
+
+// knownSyscalls refuses names of syscalls that do not exist: a history never
+// holds them, so that a misspelt name would silently be false.
+func knownSyscalls(checked *cel.Ast, syscalls []string) error {
+	var errs []error
+	for _, function := range []string{"seen", "first_seen", "after"} {
+		for _, call := range calls(checked, function) {
+			for _, arg := range call.AsCall().Args() {
+				if arg.Kind() != ast.LiteralKind {
+					continue
+				}
+				name := capability.Canonical(fmt.Sprint(arg.AsLiteral().Value()))
+				if !slices.Contains(syscalls, name) {
+					errs = append(errs, fmt.Errorf("dna.%s: unknown syscall %q%s", function, name, didYouMean(name, syscalls)))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // literalRegexps refuses regular expressions that are not literals: one that
 // came from an argument could take megabytes to compile.
 func literalRegexps(checked *cel.Ast) error {
-	root := ast.NavigateAST(checked.NativeRep())
-	for _, call := range ast.MatchDescendants(root, ast.FunctionMatcher(overloads.Matches)) {
+	for _, call := range calls(checked, overloads.Matches) {
 		args := call.AsCall().Args()
 		if len(args) == 0 || args[len(args)-1].Kind() != ast.LiteralKind {
 			return errors.New("the pattern of matches() must be a literal string")
@@ -290,13 +318,13 @@ func dnaAfter(args ...ref.Val) ref.Val {
 	if !ok || !ok2 {
 		return types.MaybeNoSuchOverloadErr(args[0])
 	}
-	return types.Bool(o.request.DNA.After(a, string(b)))
+	return types.Bool(o.request.DNA.After(a, capability.Canonical(string(b))))
 }
 
 func dnaArgs(dna, name ref.Val) (*object, string, bool) {
 	o, ok := dna.(*object)
 	n, ok2 := name.(types.String)
-	return o, string(n), ok && ok2
+	return o, capability.Canonical(string(n)), ok && ok2
 }
 
 // typeProvider adds the types of subject and dna to those of CEL, so that a

@@ -235,7 +235,7 @@ func (c *compiler) requirements() []requirement {
 
 func (c *compiler) condition(text string) (*condition, error) {
 	if c.conditions == nil {
-		cs, err := newConditions()
+		cs, err := newConditions(c.syscalls)
 		if err != nil {
 			return nil, err
 		}

@@ -42,6 +42,8 @@ func TestCompileReportsEverything(t *testing.T) {
 		{"deny_when", "must be a bool", zta.Policy{DenyWhen: "args[0]"}},
 		{"deny_when", "literal string", zta.Policy{DenyWhen: "args[0].matches(args[1])"}},
 		{"when", "invalid matches argument", zta.Policy{When: `args[0].matches("(")`}},
+		{"when", `unknown syscall "file_raed": did you mean "file_read"`, zta.Policy{When: `!dna.seen("file_raed")`}},
+		{"when", `dna.after: unknown syscall "dns"`, zta.Policy{When: `dna.after("net_connect", "dns")`}},
 		{"when", "may cost", zta.Policy{When: `args.all(a, args.all(b, args.all(c, args.all(d, a.contains(b) || c.contains(d)))))`}},
 	} {
 		p := c.policy

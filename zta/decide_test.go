@@ -1,7 +1,9 @@
 package zta_test
 
 import (
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,6 +59,7 @@ func TestConditions(t *testing.T) {
 		`dna.calls == 2 && dna.denials_1m == 1 && dna.integrity == 90.0`:   "",
 		`dna.seen("file_read") && !dna.seen("file_write")`:                 "",
 		`now - dna.first_seen("file_read") > duration("1h")`:               "",
+		`dna.seen("read_file") && !dna.seen(syscall)`:                      "", // an alias, and the name of this call
 		`dna.first_seen("file_write") < now`:                               "file_write was never called",
 		`dna.after("net_connect", "file_read")`:                            "",
 		`dna.after("file_read", "net_connect")`:                            "when is false",
@@ -106,6 +109,33 @@ func TestConditionsHaveBounds(t *testing.T) {
 	if d := mustCompile(t, []zta.Policy{{Name: "p"}}, zta.Enforce).Decide(r); d.Outcome != zta.Allow {
 		t.Errorf("64 resources: %+v", d)
 	}
+}
+
+// TestConcurrentDecisions do not read each other's requests.
+func TestConcurrentDecisions(t *testing.T) {
+	g := mustCompile(t, []zta.Policy{{Name: "p", When: `args[0] == subject.plugin && dna.calls >= 0`}}, zta.Enforce)
+	dna := newDNA()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			r := request()
+			r.DNA = dna
+			for j := range 300 {
+				r.Plugin, r.Args = fmt.Sprint(i, j), []string{fmt.Sprint(i, j)}
+				if d := g.Decide(r); d.Outcome != zta.Allow {
+					t.Errorf("%+v", d)
+					return
+				}
+				r.Args = []string{"another"}
+				if d := g.Decide(r); d.Outcome != zta.Block {
+					t.Errorf("%+v", d)
+					return
+				}
+				dna.Observe(start, "file_open", zta.Allow)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestNothingToGoBy: without graph, identity, trust or a known syscall no mode

@@ -3,6 +3,7 @@ package zta_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"forgeone.dev/forgeone/capability"
@@ -125,4 +126,28 @@ func ExampleExecutionDNA() {
 	// Output:
 	// integrity 60, score 0.48, level standard: frozen
 	// integrity 80: allowed
+}
+
+// A signed identity is one whose key signed the artifact: the files are what
+// minisign -Sm wrote.
+func ExampleVerify() {
+	var files [3][]byte
+	for i, name := range []string{"artifact.bin", "prehashed.minisig", "release.pub"} {
+		var err error
+		if files[i], err = os.ReadFile("testdata/" + name); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	artifact, signature, key := files[0], files[1], string(files[2])
+
+	spec := zta.IdentitySpec{ID: "spiffe://acme/reporting", Vector: zta.Signed, PublicKey: key}
+	identity, err := zta.Verify(spec, artifact, signature, "")
+	fmt.Println(identity.TrustVector, identity.Publisher, err)
+
+	_, err = zta.Verify(spec, append(artifact, '!'), signature, "")
+	fmt.Println(err)
+	// Output:
+	// signed 27B81DCD11D4B5E0 <nil>
+	// identity "spiffe://acme/reporting": trust vector signed: public_key of the identity: the signature does not match: the artifact, the signature or its trusted comment was changed
 }

@@ -302,7 +302,8 @@ type report struct {
 // modes of a graph change [Decision.Relaxed] and nothing else. Errors are
 // denials that no mode relaxes: a condition that cannot be evaluated, a
 // validator that panics, a missing argument under a constraint, a request that
-// is malformed. Who has no trust at all gets nothing, in every mode.
+// is malformed. Who has no trust at all gets nothing, in every mode. A policy
+// that is itself in audit mode only reports, its errors included.
 func (g *PolicyGraph) Decide(r *Request) Decision {
 	var st evaluation
 	if d, done := st.begin(g, r); done {
