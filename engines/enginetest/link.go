@@ -14,6 +14,7 @@ var linkCases = []testCase{
 	{name: "link/global of an instance", run: testLinkGlobal},
 	{name: "link/table of an instance", run: testLinkTable},
 	{name: "link/trap and host error in a lent function", run: testLinkErrors},
+	{name: "link/the call's context reaches the lender's host functions", run: testLinkContext},
 	{name: "link/host functions beside an instance", run: testLinkBoth},
 	{name: "link/what does not fit", run: testLinkMismatch},
 	{name: "link/one host module under two names", run: testHostTwice},
@@ -103,6 +104,30 @@ func testLinkErrors(t *testing.T, e engines.WasmEngine) {
 	wantIs(t, err, errOfHost)
 	_, err = invoke(inst, "trap")
 	wantTrap(t, err, engines.TrapUnreachable)
+}
+
+func testLinkContext(t *testing.T, e engines.WasmEngine) {
+	type key struct{}
+	inner := new(asm.Module)
+	host := inner.ImportFunc("env", "f", toNothing)
+	inner.Func("f", toNothing, asm.Code{}.Call(host))
+	var got any
+	lender := load(t, e, inner, env(engines.HostFunction{
+		Name: "f", Type: toNothing,
+		Call: func(ctx context.Context, _ engines.Caller, _ []uint64) error {
+			got = ctx.Value(key{})
+			return nil
+		},
+	}))
+	outer := new(asm.Module)
+	lent := outer.ImportFunc("lib", "f", toNothing)
+	outer.Func("f", toNothing, asm.Code{}.Call(lent))
+	f := fn(t, load(t, e, outer, lend(lender)), "f")
+	for _, v := range []string{"first", "second"} {
+		if err := f.Call(context.WithValue(bg(), key{}, v), nil); err != nil || got != v {
+			t.Errorf("the context holds %v (%v), want %q", got, err, v)
+		}
+	}
 }
 
 // A host function sees the memory of the instance that called it, not of the

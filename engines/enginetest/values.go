@@ -1,6 +1,8 @@
 package enginetest
 
 import (
+	"context"
+	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -84,13 +86,38 @@ func testReferences(t *testing.T, e engines.WasmEngine) {
 	want(t, inst, 0, "externref", 0)
 	want(t, inst, 0xfeed, "externref", 0xfeed)
 	want(t, inst, 0, "funcref", 0)
+	want(t, throughHost(t, e, engines.ExternRef), 0xfeed, "f", 0xfeed)
+	want(t, throughHost(t, e, engines.FuncRef), 0, "f", 0)
 }
 
 func testV128(t *testing.T, e engines.WasmEngine) {
-	got, err := invoke(load(t, e, identity(engines.V128)), "v128", 1, math.MaxUint64)
-	if err != nil || !slices.Equal(got, []uint64{1, math.MaxUint64}) {
+	v := []uint64{1, math.MaxUint64}
+	got, err := invoke(load(t, e, identity(engines.V128)), "v128", v...)
+	if err != nil || !slices.Equal(got, v) {
 		t.Errorf("v128 = %#x, %v", got, err)
 	}
+	got, err = invoke(throughHost(t, e, engines.V128), "f", v...)
+	if err != nil || !slices.Equal(got, v) {
+		t.Errorf("v128 through the host = %#x, %v", got, err)
+	}
+}
+
+// throughHost returns a guest whose f passes a value to the host and back.
+func throughHost(t *testing.T, e engines.WasmEngine, typ engines.ValueType) engines.Instance {
+	t.Helper()
+	m := new(asm.Module)
+	f := asm.Func(asm.Types(typ), asm.Types(typ))
+	host := m.ImportFunc("env", "f", f)
+	m.Func("f", f, asm.Code{}.LocalGet(0).Call(host))
+	return load(t, e, m, env(engines.HostFunction{
+		Name: "f", Type: f,
+		Call: func(_ context.Context, _ engines.Caller, stack []uint64) error {
+			if len(stack) != f.Slots() {
+				return fmt.Errorf("the stack has %d words, want %d", len(stack), f.Slots())
+			}
+			return nil
+		},
+	}))
 }
 
 func testV128Refused(t *testing.T, e engines.WasmEngine) {
