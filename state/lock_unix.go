@@ -18,6 +18,9 @@ func lockFile(f *os.File) error {
 	return err
 }
 
+// unlockFile lets go of a lock that bbolt took on f.
+func unlockFile(f *os.File) { _ = unix.Flock(int(f.Fd()), unix.LOCK_UN) }
+
 // syncDir makes the names in a directory durable.
 func syncDir(dir string) error {
 	f, err := os.Open(dir)

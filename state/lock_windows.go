@@ -18,5 +18,8 @@ func lockFile(f *os.File) error {
 	return err
 }
 
+// unlockFile has nothing to do: a lock ends with its handle.
+func unlockFile(*os.File) {}
+
 // syncDir has nothing to do: NTFS journals names, and a directory cannot be flushed.
 func syncDir(string) error { return nil }

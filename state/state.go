@@ -109,7 +109,10 @@ func (db *DB) open(dir string) error {
 	})
 	if err != nil {
 		if file != nil {
-			_ = file.Close() // bbolt has done so, unless it panicked on the way
+			// bbolt has done so, unless it panicked on the way; then its memory
+			// map is left, which would hold the lock.
+			unlockFile(file)
+			_ = file.Close()
 		}
 		return db.explain(err)
 	}
