@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"strconv"
+	"time"
 
 	"forgeone.dev/forgeone/abi/internal/guest"
 	"forgeone.dev/forgeone/engines"
@@ -44,6 +45,7 @@ const (
 	subscriptionSize = 48
 	eventSize        = 32
 	maxSubscriptions = 4096
+	maxSleep         = uint64(time.Hour) // of one time_sleep, in nanoseconds
 
 	eventClock   = 0 // tag of a subscription and type of an event
 	clockAbstime = 1 // flag: the timeout is a point in time
@@ -78,11 +80,13 @@ func pollOneoff(ctx context.Context, mem engines.Memory, args []uint64) (errno, 
 			due = append(due, event(subs, code)...)
 		}
 	}
-	if wait > 0 {
-		_, code, err := syscall(ctx, "time_sleep", []string{strconv.FormatUint(wait, 10)}, nil)
+	for wait > 0 {
+		part := min(wait, maxSleep)
+		_, code, err := syscall(ctx, "time_sleep", []string{strconv.FormatUint(part, 10)}, nil)
 		if err != nil || code != success {
 			return code, err
 		}
+		wait -= part
 	}
 	if code := put(mem, out, due); code != success {
 		return code, nil

@@ -11,7 +11,7 @@ import (
 
 const (
 	maxVectors = 1024     // of one fd_write, as IOV_MAX is on Linux
-	maxWrite   = 16 << 20 // bytes of one fd_write; more is a short write
+	maxWrite   = 1 << 20  // bytes of one fd_write; more is a short write
 	maxRandom  = 64 << 10 // bytes of one random_get syscall; the function makes several
 )
 
