@@ -172,6 +172,27 @@ func adder() *asm.Module {
 	return m
 }
 
+// FuzzCompile feeds any bytes: an error that says which, or a module, and the
+// process lives.
+func FuzzCompile(f *testing.F) {
+	f.Add([]byte(nil))
+	f.Add([]byte("\x00asm\x0d\x00\x01\x00"))
+	f.Add(adder().Bytes())
+	f.Fuzz(func(t *testing.T, wasm []byte) {
+		e := newEngine(t)
+		defer e.Close()
+		_, err := e.Compile(t.Context(), wasm, engines.CompileOptions{MemoryLimitPages: 16})
+		if err == nil {
+			return
+		}
+		_, malformed := errors.AsType[*engines.CompileError](err)
+		_, unsupported := errors.AsType[*engines.UnsupportedError](err)
+		if !malformed && !unsupported {
+			t.Fatalf("Compile = %v (%T)", err, err)
+		}
+	})
+}
+
 // BenchmarkCall compares a call through the adapter with a call of wasmer-go.
 func BenchmarkCall(b *testing.B) {
 	b.Run("adapter", func(b *testing.B) {
