@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -162,7 +163,7 @@ func (q *request) run(ctx context.Context) (SyscallResult, zta.Decision) {
 	}
 	defer q.release()
 	if reason := q.ungranted(); reason != "" {
-		return q.deny("capability", zta.Denied, reason)
+		return q.overreached(reason)
 	}
 
 	// The decision and its record are one step against a change of policy.
@@ -360,6 +361,20 @@ func (q *request) deny(rule string, flag zta.RedFlag, reason string) (SyscallRes
 	return q.refuse(d), q.threshold(d)
 }
 
+// overreached refuses what the capability set does not hold. The policy is asked
+// all the same, since the attempt may be a violation that calls for more than a
+// refusal; what it would allow does not count.
+func (q *request) overreached(reason string) (SyscallResult, zta.Decision) {
+	q.gate.policy.RLock()
+	d := q.decide()
+	q.gate.policy.RUnlock()
+	if d.Proceeds() || d.Outcome == zta.Block {
+		return q.deny("capability", zta.Denied, reason)
+	}
+	d.Reason += "; and " + reason
+	return q.violated(d)
+}
+
 // violated refuses for a violation of policy.
 func (q *request) violated(d zta.Decision) (SyscallResult, zta.Decision) {
 	if dna := q.sc.ExecutionDNA; dna != nil {
@@ -459,6 +474,9 @@ func (q *request) record(d zta.Decision) *audit.Record {
 		r.Call = q.sc.Call.id
 	}
 	r.Decision, r.Rule, r.Policy, r.Score, r.Level = d.Outcome.String(), d.Rule, d.Policy, d.Score, d.Level.String()
+	if len(d.Reports) > 0 {
+		r.Details = map[string]string{"audit_mode_violations": strings.Join(d.Reports, ", ")}
+	}
 	if n := len(q.sc.Payload); n > 0 {
 		r.Bytes = uint64(n)
 		sum := sha256.Sum256(q.sc.Payload)

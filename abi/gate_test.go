@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -95,7 +96,7 @@ func newWorld(t fataler, mode zta.Mode, grant capability.Grant, policies ...zta.
 	resolve := func(scheme string) func(context.Context, *SyscallContext) (Resolution, error) {
 		return func(_ context.Context, sc *SyscallContext) (Resolution, error) {
 			w.resolves.Add(1)
-			r := Resolution{Resources: []string{scheme + "://" + sc.Args[0]}, Object: io.Closer(closer(func() { w.closed.Add(1) }))}
+			r := Resolution{Resources: []string{scheme + "://" + path.Clean(sc.Args[0])}, Object: io.Closer(closer(func() { w.closed.Add(1) }))}
 			if len(sc.Args) > 1 && sc.Args[1] == "w" {
 				r.Also = []string{"file_write"}
 			}
@@ -185,6 +186,7 @@ func TestDenials(t *testing.T) {
 		{"unknown syscall", "file_frobnicate", []string{"x"}, "registry", false},
 		{"missing argument", "file_open", []string{"/data/x"}, "arguments", false},
 		{"too many arguments", "time_get", []string{"wall", "x"}, "arguments", false},
+		{"arguments too long", "time_get", []string{strings.Repeat("x", MaxArgBytes+1)}, "arguments", false},
 		{"name not granted", "file_write", []string{"/data/x"}, "capability", false},
 		{"resource not granted", "file_open", []string{"/etc/passwd", "r"}, "capability", true},
 		{"implied name not granted", "file_open", []string{"/data/x", "w"}, "capability", true},
@@ -450,6 +452,26 @@ func TestViolationQuarantines(t *testing.T) {
 	last := w.log.syscalls()
 	if r := last[len(last)-1]; r.Decision != "quarantined" {
 		t.Errorf("the refused call is recorded as %+v", r)
+	}
+}
+
+// TestOverreachMayBeAViolation: what the capability set refuses is still looked
+// at by policy, which can make it worse and never better.
+func TestOverreachMayBeAViolation(t *testing.T) {
+	p := allowAll
+	p.Args = map[int]zta.ArgConstraint{0: {Deny: `\.\.`}}
+	p.OnViolation = zta.Quarantine
+	narrow := capability.Grant{Syscalls: []string{"file_open"}, Resources: []string{"file:///data/**"}}
+	w := newWorld(t, zta.Enforce, narrow, p)
+	if res := w.do("file_open", "/etc/passwd", "r"); res.Status != Blocked {
+		t.Errorf("no violation: %+v", res)
+	}
+	if res := w.do("file_open", "/data/../etc/passwd", "r"); res.Status != Quarantined {
+		t.Errorf("violation: %+v", res)
+	}
+	w = newWorld(t, zta.Permissive, narrow, p)
+	if res := w.do("file_open", "/data/../etc/passwd", "r"); res.Status != Blocked || w.effects.Load() != 0 {
+		t.Errorf("permissive: %+v", res)
 	}
 }
 

@@ -68,8 +68,21 @@ type Registration struct {
 func (r *Registration) foldable() bool   { return !r.World || r.Fold }
 func (r *Registration) privileged() bool { return r.Privileged || r.MinTrust >= capability.Trusted }
 
-// checkArgs reports whether the number of arguments fits.
+// Limits of arguments; bulk data is payload.
+const (
+	MaxArgs     = 64
+	MaxArgBytes = 64 << 10 // of all together
+)
+
+// checkArgs reports whether the arguments fit.
 func (r *Registration) checkArgs(args []string) error {
+	size := 0
+	for _, a := range args {
+		size += len(a)
+	}
+	if len(args) > MaxArgs || size > MaxArgBytes {
+		return fmt.Errorf("%d arguments of %d bytes, at most %d of %d bytes are taken", len(args), size, MaxArgs, MaxArgBytes)
+	}
 	want, variadic := len(r.Args), false
 	if want > 0 && len(r.Args[want-1]) > 3 && r.Args[want-1][len(r.Args[want-1])-3:] == "..." {
 		want, variadic = want-1, true

@@ -1,5 +1,4 @@
-// Command rogue-native is the rogue example as a native plugin. It does not
-// loop: an endless loop in a process is the operating system's to end.
+// Command rogue-native is the rogue example as a native plugin.
 package main
 
 import (
@@ -16,8 +15,9 @@ func main() {
 			"write":  rogue.Write,
 			"escape": rogue.Escape,
 			"env":    rogue.Env,
+			"loop":   rogue.Loop,
 			"crash":  rogue.Crash,
-			"flood":  rogue.Flood,
+			"loop":   rogue.Loop, "flood": rogue.Flood,
 		},
 	})
 }
