@@ -48,10 +48,29 @@ func (b *Binding) Instantiate(call *abi.Call, m engines.Module) (engines.Instanc
 	if err != nil {
 		return nil, err
 	}
+	inst = &instance{Instance: inst, funcs: make(map[string]engines.Func)}
 	if err := b.Start(call, inst); err != nil {
 		return nil, errors.Join(err, inst.Close())
 	}
 	return inst, nil
+}
+
+// instance remembers what was looked up in it: an engine may make at each
+// look-up what a call needs, and that can cost more than the call.
+type instance struct {
+	engines.Instance
+	funcs map[string]engines.Func
+}
+
+func (i *instance) Func(name string) (engines.Func, error) {
+	if f, ok := i.funcs[name]; ok {
+		return f, nil
+	}
+	f, err := i.Instance.Func(name)
+	if err == nil {
+		i.funcs[name] = f
+	}
+	return f, err
 }
 
 // Start makes a new instance ready for calls: it runs _initialize if there is

@@ -2,7 +2,10 @@ package forge
 
 import (
 	"encoding/binary"
+	"encoding/hex"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -56,6 +59,24 @@ func FuzzRequest(f *testing.F) {
 			t.Errorf("%q is taken for %q", b, got)
 		}
 	})
+}
+
+// TestDocumentedRequest decodes the example of docs/abi.md.
+func TestDocumentedRequest(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/abi.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(doc), "handle 5:\n\n```\n")
+	example, _, _ := strings.Cut(rest, "\n```")
+	b, err := hex.DecodeString(strings.ReplaceAll(example, " ", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := decodeRequest(b)
+	if err != nil || q.name != "file_close" || q.handle != 5 || !slices.Equal(q.args, []string{"/a"}) {
+		t.Errorf("got %+v, %v", q, err)
+	}
 }
 
 func TestShortRequestsAreRefused(t *testing.T) {
