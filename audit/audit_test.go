@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -192,6 +193,21 @@ func TestLineStrict(t *testing.T) {
 			t.Errorf("%s: accepted %s", c.name, line)
 		}
 	}
+}
+
+func TestScoreIsShortest(t *testing.T) {
+	for n := range 20001 {
+		f := float64(n) / 10000
+		if got, want := string(appendScore(nil, f)), strconv.FormatFloat(f, 'g', -1, 64); got != want {
+			t.Fatalf("%v is written %s", want, got)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		f := rapid.Float64().Draw(t, "f")
+		if got, want := string(appendScore(nil, f)), strconv.FormatFloat(f, 'g', -1, 64); got != want {
+			t.Fatalf("%v is written %s", want, got)
+		}
+	})
 }
 
 func TestAppendRefuses(t *testing.T) {

@@ -246,17 +246,17 @@ func (d *decoder) raw() ([]byte, error) {
 		return nil, d.fail("expected a string")
 	}
 	start := d.at
-	for d.at < len(d.line) {
-		switch d.line[d.at] {
-		case '"':
-			d.at++
-			return d.line[start : d.at-1], nil
-		case '\\':
-			return d.escaped(start)
-		}
-		d.at++
+	n := bytes.IndexByte(d.line[start:], '"')
+	if n < 0 {
+		return nil, d.fail("string without an end")
 	}
-	return nil, d.fail("string without an end")
+	s := d.line[start : start+n]
+	if escape := bytes.IndexByte(s, '\\'); escape >= 0 {
+		d.at += escape
+		return d.escaped(start)
+	}
+	d.at += n + 1
+	return s, nil
 }
 
 // escaped goes on with a string that began at start and holds an escape at d.at.

@@ -220,9 +220,13 @@ func (l *Log) supply() {
 		case <-l.refill:
 		}
 		l.mu.Lock()
-		lost := l.current == nil
+		current := l.current
+		lost := current == nil
 		wanted := l.spare == nil && len(l.retired) < maxRetired
 		l.mu.Unlock()
+		if !lost {
+			l.warm(current)
+		}
 		var err error
 		switch {
 		case lost:
@@ -240,12 +244,28 @@ func (l *Log) supply() {
 	}
 }
 
+// warm makes p fast to write for a while from where it is used to.
+func (l *Log) warm(p *part) {
+	l.mu.Lock()
+	from := max(p.used, p.warmed)
+	end := min(p.used+warmAhead, p.size)
+	l.mu.Unlock()
+	if from >= end {
+		return
+	}
+	p.segment.warm(from, end)
+	l.mu.Lock()
+	p.warmed = end
+	l.mu.Unlock()
+}
+
 // prepare makes the spare.
 func (l *Log) prepare() error {
 	p, err := l.create()
 	if err != nil {
 		return err
 	}
+	l.warm(p)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.spare, l.lack = p, nil

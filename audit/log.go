@@ -76,6 +76,10 @@ const (
 	retryDelay = 100 * time.Millisecond
 	// maxRetired bounds the full segments that wait for the disk.
 	maxRetired = 4
+	// warmAhead is how far ahead of its use a segment is made fast to write:
+	// enough for the time it takes, and not so much that a sync has to write
+	// many empty pages.
+	warmAhead = 1 << 20
 	// headroom is what the opening of a line takes at most.
 	headroom = 192
 )
@@ -144,6 +148,7 @@ type part struct {
 	used   int64 // bytes of whole lines
 	synced int64 // of these, on disk
 	hashed int64 // of these, in the tree; under treeMu
+	warmed int64 // bytes that are fast to write
 }
 
 // Open opens the log in o.Dir, or begins it. After a crash it makes good what
@@ -344,6 +349,9 @@ func (l *Log) put(b []byte, r *Record) (uint64, error) {
 	}
 	if l.next%l.every == 0 {
 		poke(l.wake)
+	}
+	if p.used+warmAhead/2 > p.warmed && p.warmed < p.size {
+		poke(l.refill)
 	}
 	return seq, nil
 }

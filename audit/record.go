@@ -1,6 +1,46 @@
 // Package audit is the evidence: an append-only log of JSON lines with a
 // gap-free sequence, an RFC 6962 Merkle tree over the lines and signed
 // checkpoints, and the verifier that trusts none of it.
+//
+// # Files
+//
+// A log is a directory:
+//
+//	00000001.log           lines, in segments that follow one another by name
+//	00000007.from-512.log  a segment begun after a crash or a failed disk: from
+//	                       record 512 on it supersedes the segments before it
+//	checkpoints            signed notes (C2SP tlog-checkpoint), each with an empty
+//	                       line after it: origin, number of records, root in base64,
+//	                       and "open N SEQ…" where intents were without an answer:
+//	                       those named, and any from N on
+//	hashes.0, hashes.1, …  hashes of level 0 (the leaves), 8, 16, … of the tree, 32
+//	                       bytes each: a copy, made again where it does not fit
+//	log.pub                the verifier key
+//	key                    the signer key, only if the log made its own
+//	damaged-N-BOOT.bin     lines that a loss of power has damaged, cut from the log
+//	lock                   the process id of the writer
+//
+// A segment ends where its lines end, or, while it is in use, in zero bytes.
+// The leaf hash of record N is SHA-256 of a zero byte and line N without its
+// newline (RFC 6962, section 2.1).
+//
+// # Lines
+//
+// A line is a JSON object with the fields of Record in a fixed order, empty
+// ones left out: v (1), seq, time (RFC 3339, UTC, nine decimals), mono_ns,
+// boot, kind, phase, subject, plugin, container, call, syscall, resources,
+// args, decision, effect, rule, reason, policy, score, level, intent, outcome,
+// error, duration_ns, count, bytes, digest, trace, details. A record has
+// exactly one spelling: no spaces, no needless escapes, and as \uXXXX whatever
+// could act on a terminal, hide or reorder text.
+//
+// # What it proves
+//
+// Under a checkpoint no line can be changed, left out, added or moved without
+// Verify finding it. After the last checkpoint nothing is proved, and Verify
+// says how many records that is. Whoever has the key can write any log, and a
+// log cut back to an older checkpoint verifies: against these only a key kept
+// elsewhere and a checkpoint kept elsewhere help.
 package audit
 
 import "time"

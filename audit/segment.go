@@ -96,6 +96,9 @@ type segment interface {
 	write(line []byte, offset int64) error
 	// read fills b with the bytes from offset on.
 	read(b []byte, offset int64) error
+	// warm makes writing from offset to end fast, if there is a way to. It may
+	// be called at any time, beside all other methods.
+	warm(offset, end int64)
 	// sync waits until all that was written is on the disk.
 	sync() error
 	// close gives up the file, after cutting it to size if that is not negative.
@@ -185,6 +188,8 @@ func (s *fileSegment) read(b []byte, offset int64) error {
 	_, err := s.f.ReadAt(b, offset)
 	return err
 }
+
+func (s *fileSegment) warm(offset, end int64) {}
 
 func (s *fileSegment) sync() error { return s.f.Sync() }
 

@@ -22,3 +22,7 @@ func reserve(f *os.File, used, size int64) error {
 
 // flush has nothing to do: fsync writes what was stored through a shared map.
 func flush([]byte) error { return nil }
+
+// populate makes the pages of mem writable now, so that a later write does not
+// fault. Kernels before 5.14 do not know how: there each first write faults.
+func populate(mem []byte) { _ = unix.Madvise(mem, unix.MADV_POPULATE_WRITE) }

@@ -16,8 +16,8 @@ import (
 // into it belongs to the kernel's page cache, and outlives the process.
 type mapSegment struct {
 	f   *os.File
-	mu  sync.Mutex // sync and close exclude each other
-	mem []byte     // nil once closed
+	mu  sync.RWMutex // held to unmap, and against it
+	mem []byte       // nil once closed
 }
 
 // newSegment reserves size bytes for f, which is used long, and maps it.
@@ -48,9 +48,18 @@ func (s *mapSegment) read(b []byte, offset int64) (err error) {
 	return nil
 }
 
+func (s *mapSegment) warm(offset, end int64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.mem != nil {
+		page := int64(os.Getpagesize())
+		populate(s.mem[offset&^(page-1) : min(end, int64(len(s.mem)))])
+	}
+}
+
 func (s *mapSegment) sync() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	if s.mem == nil {
 		return os.ErrClosed
 	}
