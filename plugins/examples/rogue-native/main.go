@@ -15,9 +15,9 @@ func main() {
 			"write":  rogue.Write,
 			"escape": rogue.Escape,
 			"env":    rogue.Env,
-			"loop":   rogue.Loop,
 			"crash":  rogue.Crash,
-			"loop":   rogue.Loop, "flood": rogue.Flood,
+			"loop":   rogue.Loop,
+			"flood":  rogue.Flood,
 		},
 	})
 }
