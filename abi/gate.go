@@ -18,6 +18,17 @@ import (
 	"forgeone.dev/forgeone/zta"
 )
 
+// Rules that are the gate's own, in the rule field of a record; the others are
+// the policy graph's, or names of policies.
+const (
+	RuleContainer  = "container"  // the container takes no calls
+	RuleRegistry   = "registry"   // no such syscall
+	RuleArguments  = "arguments"  // malformed
+	RuleCapability = "capability" // not in the capability set
+	RuleIntegrity  = "integrity"  // the DNA's integrity fell below a threshold
+	RuleRelease    = "release"    // gives something back
+)
+
 // Log is what the gate needs of an audit log; *audit.Log is one.
 type Log interface {
 	// Append puts a record in the log. An error means that it is not there,
@@ -105,7 +116,7 @@ func (g *Gate) SecureSyscall(ctx context.Context, sc *SyscallContext) SyscallRes
 			outcome = zta.Quarantine
 		}
 		q.name = capability.Canonical(sc.Syscall)
-		return q.refuse(zta.Decision{Outcome: outcome, Rule: "container", Reason: d.Reason})
+		return q.refuse(zta.Decision{Outcome: outcome, Rule: RuleContainer, Reason: d.Reason})
 	}
 	// Isolation waits for the pins, so it comes after this syscall's own is gone.
 	res, isolated := q.run(ctx)
@@ -146,20 +157,20 @@ func (q *request) run(ctx context.Context) (SyscallResult, zta.Decision) {
 
 	q.name = capability.Canonical(sc.Syscall)
 	if q.reg = g.registry.lookup(sc.Syscall); q.reg == nil {
-		return q.deny("registry", zta.UnknownSyscall, fmt.Sprintf("unknown syscall %q", sc.Syscall))
+		return q.deny(RuleRegistry, zta.UnknownSyscall, fmt.Sprintf("unknown syscall %q", sc.Syscall))
 	}
 	q.name = q.reg.Name
 	if err := q.reg.checkArgs(sc.Args); err != nil {
-		return q.deny("arguments", zta.BadArguments, q.name+": "+err.Error())
+		return q.deny(RuleArguments, zta.BadArguments, q.name+": "+err.Error())
 	}
 	// The name is checked before anything is looked at, so that a plugin
 	// without it cannot make the host touch, or learn of, a resource.
 	if !q.granted(q.name) {
-		return q.deny("capability", zta.Denied, q.name+" is not in the capability set; grant it in the plugin's capabilities.syscalls")
+		return q.deny(RuleCapability, zta.Denied, q.name+" is not in the capability set; grant it in the plugin's capabilities.syscalls")
 	}
 
 	if err := q.resolve(ctx); err != nil {
-		return q.deny("arguments", zta.BadArguments, q.name+": "+err.Error())
+		return q.deny(RuleArguments, zta.BadArguments, q.name+": "+err.Error())
 	}
 	defer q.release()
 	if reason := q.ungranted(); reason != "" {
@@ -261,7 +272,7 @@ func (q *request) decide() zta.Decision {
 		zr.Syscall = name
 		reg := q.gate.registry.lookup(name)
 		if reg == nil {
-			return zta.Decision{Rule: "registry", Reason: fmt.Sprintf("unknown syscall %q", name), Score: d.Score, Level: d.Level, Policy: d.Policy}
+			return zta.Decision{Rule: RuleRegistry, Reason: fmt.Sprintf("unknown syscall %q", name), Score: d.Score, Level: d.Level, Policy: d.Policy}
 		}
 		if also := q.decideName(&zr, reg); also.Outcome != zta.Allow {
 			d = also
@@ -274,10 +285,10 @@ func (q *request) decideName(zr *zta.Request, reg *Registration) zta.Decision {
 	d := q.gate.graph.Decide(zr)
 	switch {
 	case d.Level < reg.MinTrust && !reg.Release:
-		return zta.Decision{Rule: "trust", Score: d.Score, Level: d.Level, Policy: d.Policy,
+		return zta.Decision{Rule: zta.RuleTrust, Score: d.Score, Level: d.Level, Policy: d.Policy,
 			Reason: fmt.Sprintf("%s needs trust level %s, the plugin has %s (score %.2f)", zr.Syscall, reg.MinTrust, d.Level, d.Score)}
 	case reg.Release && d.Level > capability.Quarantined:
-		return zta.Decision{Outcome: zta.Allow, Rule: "release", Score: d.Score, Level: d.Level, Policy: d.Policy}
+		return zta.Decision{Outcome: zta.Allow, Rule: RuleRelease, Score: d.Score, Level: d.Level, Policy: d.Policy}
 	}
 	return d
 }
@@ -369,7 +380,7 @@ func (q *request) overreached(reason string) (SyscallResult, zta.Decision) {
 	d := q.decide()
 	q.gate.policy.RUnlock()
 	if d.Proceeds() || d.Outcome == zta.Block {
-		return q.deny("capability", zta.Denied, reason)
+		return q.deny(RuleCapability, zta.Denied, reason)
 	}
 	d.Reason += "; and " + reason
 	return q.violated(d)
@@ -380,6 +391,11 @@ func (q *request) violated(d zta.Decision) (SyscallResult, zta.Decision) {
 	if dna := q.sc.ExecutionDNA; dna != nil {
 		dna.Observe(q.now, q.name, d.Outcome)
 		dna.Flag(q.now, violation(d.Outcome))
+	}
+	switch d.Rule {
+	case zta.RuleDefault, zta.RuleTrust, zta.RuleKernel, RuleRegistry:
+	default:
+		d.Reason = "policy " + d.Rule + ": " + d.Reason
 	}
 	res := q.refuse(d)
 	if d.Outcome == zta.Block {
@@ -408,7 +424,7 @@ func (q *request) threshold(d zta.Decision) zta.Decision {
 	if verdict == zta.Allow {
 		return zta.Decision{}
 	}
-	d.Outcome, d.Rule = verdict, "integrity"
+	d.Outcome, d.Rule = verdict, RuleIntegrity
 	d.Reason = fmt.Sprintf("integrity fell to %.0f: %s", integrity, d.Reason)
 	return d
 }
