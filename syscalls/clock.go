@@ -19,10 +19,8 @@ func clock() []abi.Registration {
 	return []abi.Registration{
 		{
 			Name: "time_get", Args: []string{"clock"}, MinTrust: capability.Limited,
-			Doc: "Read a clock, in nanoseconds, decimal: `wall` since 1970 UTC, `monotonic` since the kernel's start.",
-			Resolve: func(_ context.Context, sc *abi.SyscallContext) (abi.Resolution, error) {
-				return resource("clock://" + sc.Args[0]), oneOf("clock", sc.Args[0], "wall", "monotonic")
-			},
+			Doc:     "Read a clock, in nanoseconds, decimal: `wall` since 1970 UTC, `monotonic` since the kernel's start.",
+			Resolve: oneOf("clock", "wall", "monotonic"),
 			Handler: func(_ context.Context, sc *abi.SyscallContext, _ *abi.Resolution) ([]byte, error) {
 				if sc.Args[0] == "monotonic" {
 					return strconv.AppendInt(nil, int64(time.Since(start)), 10), nil

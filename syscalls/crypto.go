@@ -16,10 +16,8 @@ const MaxHash = 16 << 20
 func digests() []abi.Registration {
 	return []abi.Registration{{
 		Name: "crypto_hash", Args: []string{"algorithm"}, MinTrust: capability.Limited,
-		Doc: fmt.Sprintf("Hash the payload, at most %d bytes, with `sha256`, `sha384` or `sha512` (FIPS 180-4). Returns the digest's bytes.", MaxHash),
-		Resolve: func(_ context.Context, sc *abi.SyscallContext) (abi.Resolution, error) {
-			return resource("hash://" + sc.Args[0]), oneOf("algorithm", sc.Args[0], "sha256", "sha384", "sha512")
-		},
+		Doc:     fmt.Sprintf("Hash the payload, at most %d bytes, with `sha256`, `sha384` or `sha512` (FIPS 180-4). Returns the digest's bytes.", MaxHash),
+		Resolve: oneOf("hash", "sha256", "sha384", "sha512"),
 		Handler: func(_ context.Context, sc *abi.SyscallContext, _ *abi.Resolution) ([]byte, error) {
 			if err := tooLarge("payload", len(sc.Payload), MaxHash); err != nil {
 				return nil, err

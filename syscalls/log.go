@@ -56,8 +56,10 @@ func logs(l hclog.Logger) []abi.Registration {
 
 // checkLog checks the form of a log_write.
 func checkLog(args []string) error {
-	if err := oneOf("level", args[0], "trace", "debug", "info", "warn", "error"); err != nil {
-		return err
+	switch args[0] {
+	case "trace", "debug", "info", "warn", "error":
+	default:
+		return fmt.Errorf("level %.64q: want trace, debug, info, warn or error", args[0])
 	}
 	fields := args[2:]
 	if len(fields)%2 == 1 {

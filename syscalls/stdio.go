@@ -17,10 +17,8 @@ const MaxStdio = 1 << 20
 func stdio(out func(plugin, stream string, p []byte)) []abi.Registration {
 	return []abi.Registration{{
 		Name: "stdio_write", Args: []string{"stream"}, MinTrust: capability.Limited, World: true, Fold: true,
-		Doc: fmt.Sprintf("Write the payload, at most %d bytes, to `stdout` or `stderr`.", MaxStdio),
-		Resolve: func(_ context.Context, sc *abi.SyscallContext) (abi.Resolution, error) {
-			return resource("stdio://" + sc.Args[0]), oneOf("stream", sc.Args[0], "stdout", "stderr")
-		},
+		Doc:     fmt.Sprintf("Write the payload, at most %d bytes, to `stdout` or `stderr`.", MaxStdio),
+		Resolve: oneOf("stdio", "stdout", "stderr"),
 		Handler: func(_ context.Context, sc *abi.SyscallContext, _ *abi.Resolution) ([]byte, error) {
 			if err := tooLarge("payload", len(sc.Payload), MaxStdio); err != nil {
 				return nil, err

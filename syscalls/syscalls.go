@@ -74,17 +74,24 @@ func resource(uri string) abi.Resolution { return abi.Resolution{Resources: []st
 
 // fixed is the Resolve of a syscall that always concerns the same resource.
 func fixed(uri string) func(context.Context, *abi.SyscallContext) (abi.Resolution, error) {
-	return func(context.Context, *abi.SyscallContext) (abi.Resolution, error) { return resource(uri), nil }
+	r := resource(uri)
+	return func(context.Context, *abi.SyscallContext) (abi.Resolution, error) { return r, nil }
 }
 
-// oneOf checks an argument that is a word out of a few.
-func oneOf(what, got string, want ...string) error {
-	for _, w := range want {
-		if got == w {
-			return nil
-		}
+// oneOf is the Resolve of a syscall whose argument 0 is one of a few words, and
+// whose resource is that word after the scheme.
+func oneOf(scheme string, words ...string) func(context.Context, *abi.SyscallContext) (abi.Resolution, error) {
+	known := make(map[string]abi.Resolution, len(words))
+	for _, w := range words {
+		known[w] = resource(scheme + "://" + w)
 	}
-	return fmt.Errorf("%s %q: want one of %s", what, got, strings.Join(want, ", "))
+	return func(_ context.Context, sc *abi.SyscallContext) (abi.Resolution, error) {
+		r, ok := known[sc.Args[0]]
+		if !ok {
+			return r, fmt.Errorf("%.64q: want one of %s", sc.Args[0], strings.Join(words, ", "))
+		}
+		return r, nil
+	}
 }
 
 // number reads a decimal argument. What is not one is a malformed request.

@@ -141,16 +141,17 @@ func resolve(ctx context.Context, mounts []abi.Mount, guest string, follow bool)
 			}
 		}
 	}
+	resources = w.resources()
+	if len(resources) > maxResources {
+		resources = resources[:maxResources]
+		w.err = abi.Fail(codeLoop, `the path goes up, by "..", out of more than %d directories`, maxResources-1)
+	}
 	t = &target{w.chain, w.name, w.info, w.at}
 	if w.err != nil {
 		_ = t.Close()
 		t = nil
 	}
-	resources, err = w.resources()
-	if err != nil && t != nil {
-		_ = t.Close()
-	}
-	return t, resources, fsError(w.at, w.err), err
+	return t, resources, fsError(w.at, w.err), nil
 }
 
 // checkPath checks the form of a guest path.
@@ -316,19 +317,20 @@ func (w *walk) descend(dir *node, name, guest string, info fs.FileInfo) error {
 const maxResources = 32
 
 // resources are the object's and those of the directories that were left,
-// but for those that lie on the way to the object.
-func (w *walk) resources() ([]string, error) {
+// but for those that lie on the way to the object. There may be one more than
+// maxResources, no matter which.
+func (w *walk) resources() []string {
 	res := []string{fileURI(w.at)}
 	for _, d := range w.left {
+		if len(res) > maxResources {
+			break
+		}
 		onTheWay := d == "/" || d == w.at || strings.HasPrefix(w.at, d+"/")
 		if uri := fileURI(d); !onTheWay && !slices.Contains(res, uri) {
 			res = append(res, uri)
 		}
 	}
-	if len(res) > maxResources {
-		return nil, fmt.Errorf("path goes up out of %d directories: at most %d", len(res)-1, maxResources-1)
-	}
-	return res, nil
+	return res
 }
 
 // fileURI is the resource of a canonical guest path. The path stands as it is:
