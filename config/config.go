@@ -1,0 +1,106 @@
+// Package config turns the HCL file that configures a kernel into typed
+// values. It is strict: an unknown name, a wrong type, a missing file, a name
+// that refers to nothing and an option that is not built yet are errors, all
+// reported at once, each with its place, what was meant and the remedy.
+//
+// The language is declared once, option by option; see docs/config.md, which
+// is made from that declaration, and config.hcl.example.
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"forgeone.dev/forgeone/audit"
+	"forgeone.dev/forgeone/capability"
+	"forgeone.dev/forgeone/host"
+	"forgeone.dev/forgeone/zta"
+)
+
+// Options are what [Load] needs to know of the kernel that will run the
+// configuration.
+type Options struct {
+	// Syscalls are the canonical names of all there are, each with the lowest
+	// trust level that may hold it.
+	Syscalls map[string]capability.TrustLevel
+	// Engines are the names that may be configured, the built-in default first.
+	Engines []string
+	// LookupEnv is what env() reads; nil means os.LookupEnv.
+	LookupEnv func(name string) (string, bool)
+}
+
+// Config is a configuration in which every reference is resolved and every
+// path absolute.
+type Config struct {
+	Kernel  Kernel
+	Engines []Engine // the default first; empty means the built-in default
+	// Audit is what the log is opened with. Its Key is secret.
+	Audit      audit.Options
+	Identities map[string]zta.IdentitySpec // those declared
+	Policies   []zta.Policy
+	Plugins    []host.PluginConfig
+
+	// Files are the paths of all files that the configuration is made of,
+	// artifacts of plugins not included, for a watcher.
+	Files []string
+	// Digest is the SHA-256, hexadecimal, of what sha256sum prints of Files,
+	// named relative to the directory of the configuration. Values from the
+	// environment are not in it.
+	Digest string
+}
+
+// Kernel is the kernel as a whole.
+type Kernel struct {
+	Name          string
+	StateDir      string
+	Socket        string // of the control API
+	Enforcement   zta.Mode
+	RootPublicKey string // minisign; empty if there is none
+}
+
+// Engine is a WASM engine that plugins may use.
+type Engine struct {
+	Name      string
+	Default   bool // exactly one engine is
+	Isolation Isolation
+}
+
+// Isolation says where an engine runs.
+type Isolation string
+
+// InProcess runs an engine in the kernel's own process. An engine in a process
+// of its own is not built yet.
+const InProcess Isolation = "in-process"
+
+// Load reads the configuration at path. Errors: a [*DiagnosticsError] that
+// holds everything that is wrong with it, or why the file cannot be read.
+func Load(path string, opts Options) (*Config, error) {
+	d, err := newDecoder(path, opts)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	src, err := d.readFile(d.resolve(filepath.Base(path)))
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	return d.load(src)
+}
+
+// load decodes and resolves the text of the file.
+func (d *decoder) load(src []byte) (*Config, error) {
+	syntax, ok := d.parse(src)
+	if !ok {
+		return nil, newError(d.diags, syntax, d.name)
+	}
+	f := new(file)
+	body := syntax.Body.(*hclsyntax.Body) // what hclsyntax makes
+	d.body(language(), f, body, body.MissingItemRange())
+	c := (&resolver{decoder: d, file: f}).config()
+	if err := newError(d.diags, syntax, d.name); err != nil {
+		return nil, err
+	}
+	c.Files, c.Digest = d.files()
+	return c, nil
+}

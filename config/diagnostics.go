@@ -1,0 +1,115 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+)
+
+// Diagnostic is one thing that is wrong with a configuration.
+type Diagnostic struct {
+	File    string `json:"file"`
+	Line    int    `json:"line"`   // from 1
+	Column  int    `json:"column"` // from 1, in characters
+	Summary string `json:"summary"`
+	Detail  string `json:"detail"` // what was meant, and the remedy
+}
+
+// String is the diagnostic on one line: "file:line,col: what; what was meant".
+func (d Diagnostic) String() string {
+	s := fmt.Sprintf("%s:%d,%d: %s", d.File, d.Line, d.Column, strings.TrimSuffix(d.Summary, "."))
+	if d.Detail != "" {
+		s += "; " + strings.TrimSuffix(d.Detail, ".")
+	}
+	return strings.ReplaceAll(s, "\n", " ")
+}
+
+// DiagnosticsError is everything that is wrong with a configuration.
+type DiagnosticsError struct {
+	diags  hcl.Diagnostics
+	source map[string]*hcl.File
+}
+
+// Error is every diagnostic, one a line, in the order of the file.
+func (e *DiagnosticsError) Error() string {
+	lines := make([]string, len(e.diags))
+	for i, d := range e.Diagnostics() {
+		lines[i] = d.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Diagnostics are all there are, in the order of the file.
+func (e *DiagnosticsError) Diagnostics() []Diagnostic {
+	out := make([]Diagnostic, len(e.diags))
+	for i, d := range e.diags {
+		out[i] = Diagnostic{
+			File: d.Subject.Filename, Line: d.Subject.Start.Line, Column: d.Subject.Start.Column,
+			Summary: d.Summary, Detail: d.Detail,
+		}
+	}
+	return out
+}
+
+// Render writes every diagnostic with the piece of source it is about, for a
+// terminal of the given width in columns; 0 means no wrapping. A secret that
+// stands in the source is not shown.
+func (e *DiagnosticsError) Render(w io.Writer, width uint, color bool) error {
+	return hcl.NewDiagnosticTextWriter(w, e.source, width, color).WriteDiagnostics(e.diags)
+}
+
+// newError is the error of all diagnostics, or nil if there are none.
+func newError(diags hcl.Diagnostics, file *hcl.File, name string) error {
+	if len(diags) == 0 {
+		return nil
+	}
+	for _, d := range diags {
+		if d.Subject == nil {
+			d.Subject = &hcl.Range{Filename: name, Start: hcl.InitialPos, End: hcl.InitialPos}
+		}
+	}
+	slices.SortStableFunc(diags, func(a, b *hcl.Diagnostic) int {
+		return cmp.Compare(a.Subject.Start.Byte, b.Subject.Start.Byte)
+	})
+	return &DiagnosticsError{diags: diags, source: map[string]*hcl.File{name: file}}
+}
+
+// didYouMean suggests the known name that is nearest to a misspelt one, as the
+// beginning of a detail; it is empty if none is near.
+func didYouMean(name string, known []string) string {
+	best, least := "", max(2, len(name)/3)+1
+	for _, k := range known {
+		if d := distance(name, k); d < least {
+			best, least = k, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("did you mean %q? ", best)
+}
+
+// distance is the Levenshtein distance, in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			substituted := diagonal
+			if a[i] != b[j] {
+				substituted++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(substituted, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}
