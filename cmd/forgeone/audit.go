@@ -21,7 +21,7 @@ func (c *cli) audit() *cobra.Command {
 		Use:     "audit",
 		Short:   "Verify and export the audit log",
 		Example: "  forgeone audit verify --config forgeone.hcl",
-	}, c.auditVerify(), c.auditExport())
+	}, c.auditVerify(), c.auditExport(), c.auditKeygen())
 }
 
 // logDir says which audit log a command is for.
@@ -212,6 +212,40 @@ stand in the log (jsonl), or as a table that is safe to open in a spreadsheet
 	cmd.Flags().StringVar(&subject, "subject", "", "only of this identity")
 	cmd.Flags().StringVar(&kind, "kind", "", "only of this kind: kernel, module, plugin, capability, call, syscall, policy, quarantine or audit")
 	cmd.Flags().StringVar(&decision, "decision", "", "only with this decision: allowed, blocked, frozen or quarantined")
+	return cmd
+}
+
+func (c *cli) auditKeygen() *cobra.Command {
+	var name, file string
+	cmd := &cobra.Command{
+		Use:   "keygen",
+		Short: "Make a key for an audit log",
+		Long: `Make an Ed25519 key for the checkpoints of an audit log. The signer key, which
+is secret, goes into a new file; the verifier key, which is for whoever checks
+the log, goes to standard output.`,
+		Example: "  forgeone audit keygen --name forgeone/edge-1 --output edge-1.key",
+		Args:    noArgs,
+		RunE: c.do(func(*cobra.Command, []string) error {
+			signer, verifier, err := audit.GenerateKey(name)
+			if err != nil {
+				return &usageError{err}
+			}
+			f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the user names the file
+			if err != nil {
+				return fmt.Errorf("key: %w", err)
+			}
+			_, err = f.WriteString(signer + "\n")
+			if err := errors.Join(err, f.Close()); err != nil {
+				return fmt.Errorf("key: %w", err)
+			}
+			return c.print(map[string]string{"verifier": verifier}, func(p *printer) { p.line("%s", verifier) })
+		}),
+	}
+	cmd.Flags().StringVar(&name, "name", "", "name of the log, without spaces and plus signs")
+	cmd.Flags().StringVarP(&file, "output", "o", "", "file for the signer key; it must not exist")
+	for _, f := range []string{"name", "output"} {
+		_ = cmd.MarkFlagRequired(f) // fails only for a flag that does not exist
+	}
 	return cmd
 }
 

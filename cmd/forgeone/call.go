@@ -112,7 +112,7 @@ func (c *cli) callFunction(ctx context.Context, o callOptions, target, function 
 	if err != nil {
 		return nil, err
 	}
-	k, err := control.Dial(ctx, socketOf(cfg))
+	k, err := control.Dial(ctx, cfg.Kernel.Socket)
 	if errors.Is(err, control.ErrNotRunning) {
 		return q.underLock(ctx, cfg, pc)
 	}
@@ -268,7 +268,7 @@ func (q *call) module(ctx context.Context, path string) (_ []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	set, err := capability.New(capability.Grant{Syscalls: runtimeNeeds, Resources: []string{"*"}})
+	set, err := capability.New(capability.Grant{Syscalls: runtimeNeeds})
 	if err != nil {
 		return nil, err
 	}

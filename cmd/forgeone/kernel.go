@@ -45,16 +45,8 @@ func newRegistry(o syscalls.Options) (*abi.SyscallRegistry, error) {
 	return registry, nil
 }
 
-// defaultSocket is the control socket of a state directory.
+// defaultSocket is the control socket of a kernel whose configuration names none.
 func defaultSocket(stateDir string) string { return filepath.Join(stateDir, "control.sock") }
-
-// socketOf is the control socket that a configuration says.
-func socketOf(cfg *config.Config) string {
-	if cfg.Kernel.Socket != "" {
-		return cfg.Kernel.Socket
-	}
-	return defaultSocket(cfg.Kernel.StateDir)
-}
 
 // kernel is a kernel that is up. It holds the lock of its state directory, so
 // it is the one writer of its audit log.
@@ -122,8 +114,20 @@ func (k *kernel) bringUp(ctx context.Context, cfg host.PluginConfig) error {
 	return k.host.StartPlugin(ctx, id)
 }
 
-// enginesOf are the engines that a configuration names, its default first; all
-// that are linked in if it names none.
+// enginesOf are the engines that a configuration names, its default first; the
+// built-in default if it names none. It names only what is linked in.
 func enginesOf(cfg *config.Config) []builtins.Engine {
-	return builtins.Engines()
+	linked := builtins.Engines()
+	if len(cfg.Engines) == 0 {
+		return linked[:1]
+	}
+	var out []builtins.Engine
+	for _, want := range cfg.Engines {
+		for _, e := range linked {
+			if e.Name == want.Name {
+				out = append(out, e)
+			}
+		}
+	}
+	return out
 }

@@ -226,7 +226,7 @@ func decider(ctx context.Context, cfg *config.Config, graph *zta.PolicyGraph, pc
 	decide func(control.ExplainRequest) (control.Explanation, error), done func(), err error,
 ) {
 	if live {
-		k, err := control.Dial(ctx, socketOf(cfg))
+		k, err := control.Dial(ctx, cfg.Kernel.Socket)
 		if err != nil {
 			return nil, nil, err
 		}

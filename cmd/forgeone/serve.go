@@ -56,7 +56,7 @@ func (c *cli) runKernel(ctx context.Context, path string, cfg *config.Config) (e
 		logger.Info("stopped")
 	}()
 	// Who connects from here on waits until the plugins are up.
-	l, err := control.Listen(socketOf(cfg))
+	l, err := control.Listen(cfg.Kernel.Socket)
 	if err != nil {
 		return err
 	}

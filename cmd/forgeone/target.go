@@ -32,7 +32,7 @@ func (t *target) dial(ctx context.Context) (*control.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return control.Dial(ctx, socketOf(cfg))
+	return control.Dial(ctx, cfg.Kernel.Socket)
 }
 
 // with is a command's RunE that has a client of the kernel.
