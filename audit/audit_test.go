@@ -398,6 +398,12 @@ func TestKeys(t *testing.T) {
 	if r, err := Verify(context.Background(), VerifyOptions{Dir: own.Dir}); err != nil || r.Covered != 2 {
 		t.Errorf("%+v, %v", r, err)
 	}
+	if err := os.Remove(filepath.Join(own.Dir, privateKeyFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(own); err == nil || !strings.Contains(err.Error(), "not there") {
+		t.Errorf("with its own key gone: %v", err)
+	}
 	if _, _, err := GenerateKey("a b"); err == nil {
 		t.Error("a name with a space was accepted")
 	}

@@ -21,7 +21,7 @@ type view struct {
 	open  []uint64
 }
 
-// look takes a view. It is called with treeMu held.
+// look takes a view. To read the parts of it, treeMu must be held from before.
 func (l *Log) look() view {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -111,20 +111,30 @@ func (l *Log) keep() {
 	}
 }
 
-// settle hashes and syncs all that was written, and signs a checkpoint if that
-// is due by time or by count. One goroutine at a time calls it.
+// settle syncs all that was written, and signs a checkpoint if that is due by
+// time or by count. One goroutine at a time calls it.
 func (l *Log) settle(due bool) error {
-	l.treeMu.Lock()
 	v := l.look()
+	if err := l.flush(v); err != nil {
+		return err // is in force as l.failure
+	}
+	due = v.next > l.covered && (due || v.next-l.covered >= l.every)
+	if !due && len(v.parts) == 1 {
+		return nil // nobody waits for the tree
+	}
+	// The tree may only be asked for its root while it ends where v does. What
+	// came since the first look is little, so syncing again is cheap.
+	l.treeMu.Lock()
+	v = l.look()
 	err := l.hash(v)
 	root := l.tree.root()
 	l.treeMu.Unlock()
 	if err == nil {
 		if err := l.flush(v); err != nil {
-			return err // is in force as l.failure
+			return err
 		}
 		l.release(v)
-		if v.next == l.covered || !due && v.next-l.covered < l.every {
+		if !due {
 			return nil
 		}
 		err = l.checkpoint(newCheckpoint(v.next, root, v.open))
@@ -302,29 +312,35 @@ func (l *Log) carry(first uint64, lines []byte) (_ *part, err error) {
 	p := &part{name: name, size: l.segment + n, used: n, synced: n, hashed: n}
 	path := filepath.Join(l.dir, name.String())
 	temp := path + tempSuffix
-	if p.segment, err = l.store.create(temp, p.size); err != nil {
-		return nil, err
-	}
 	defer func() {
 		if err != nil {
-			// One of the two is there; what stays is removed when the log is opened.
-			err = errors.Join(err, p.close(-1))
+			// One of the two may be there; what stays is superseded or empty.
 			_ = l.store.remove(temp)
 			_ = l.store.remove(path)
 		}
 	}()
-	if n > 0 {
-		if err := p.write(lines, 0); err != nil {
-			return nil, err
-		}
+	s, err := l.store.create(temp, p.size)
+	if err != nil {
+		return nil, err
 	}
-	if err := p.sync(); err != nil {
+	if n > 0 {
+		err = s.write(lines, 0)
+	}
+	if err == nil {
+		err = s.sync()
+	}
+	// Not every system renames a file that is open.
+	if err = errors.Join(err, s.close(-1)); err != nil {
 		return nil, err
 	}
 	if err := l.store.rename(temp, path); err != nil {
 		return nil, err
 	}
-	return p, l.store.syncDir(l.dir)
+	if err := l.store.syncDir(l.dir); err != nil {
+		return nil, err
+	}
+	p.segment, err = l.store.reopen(path, p.size)
+	return p, err
 }
 
 // discard removes a segment that holds nothing.

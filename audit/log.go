@@ -272,6 +272,9 @@ func ownKey(o Options) (string, error) {
 	if !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("audit: %w", err)
 	}
+	if _, err := os.Stat(filepath.Join(o.Dir, publicKeyFile)); err == nil {
+		return "", fmt.Errorf("audit: the log in %s was begun with a key that is not there: give that key, or begin a new directory", o.Dir)
+	}
 	text, _, err := GenerateKey(o.Name)
 	if err != nil {
 		return "", err
