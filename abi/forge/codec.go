@@ -42,6 +42,8 @@ func decodeRequest(b []byte) (request, error) {
 		return request{}, errShort
 	case r.s != "":
 		return request{}, errTrailing
+	case len(q.name) > MaxName:
+		return request{}, &LimitError{What: "syscall name", Limit: MaxName, Got: uint64(len(q.name))}
 	}
 	return q, nil
 }

@@ -3,6 +3,7 @@ package forge
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -76,6 +77,17 @@ func TestDocumentedRequest(t *testing.T) {
 	q, err := decodeRequest(b)
 	if err != nil || q.name != "file_close" || q.handle != 5 || !slices.Equal(q.args, []string{"/a"}) {
 		t.Errorf("got %+v, %v", q, err)
+	}
+}
+
+func TestLongNamesAreRefused(t *testing.T) {
+	longest := strings.Repeat("n", MaxName)
+	if q, err := decodeRequest(encodeRequest(request{name: longest})); err != nil || q.name != longest {
+		t.Errorf("got %v", err)
+	}
+	var le *LimitError
+	if _, err := decodeRequest(encodeRequest(request{name: longest + "n"})); !errors.As(err, &le) || le.Limit != MaxName {
+		t.Errorf("a byte too many: got %v", err)
 	}
 }
 

@@ -29,6 +29,7 @@ const (
 	MaxInput   = 64 << 20 // of a call
 	MaxOutput  = 64 << 20 // of a call
 	MaxRequest = 64 << 10 // of an encoded syscall request
+	MaxName    = 256      // of a syscall's name
 	MaxPayload = 16 << 20 // of a syscall
 	MaxResult  = 16 << 20 // of a syscall; an effect that yields more has failed
 	MaxMessage = 64 << 10 // of a function's error; longer ones are cut

@@ -15,6 +15,7 @@ import (
 
 // Limits of the ABI: beyond them the host ends the guest.
 const (
+	maxName    = 256
 	maxRequest = 64 << 10
 	maxPayload = 16 << 20
 )
@@ -37,8 +38,8 @@ func (t *transport) Syscall(ctx context.Context, r sdk.Request) sdk.Result {
 	if err := ctx.Err(); err != nil {
 		return failed(sdk.CodeInterrupted, "not asked: %v", err)
 	}
-	if len(r.Name) > math.MaxUint16 || len(r.Args) > math.MaxUint16 {
-		return failed(sdk.CodeInvalid, "a syscall's name has at most %d bytes and it takes at most as many arguments", math.MaxUint16)
+	if len(r.Name) > maxName || len(r.Args) > math.MaxUint16 {
+		return failed(sdk.CodeInvalid, "a syscall has a name of at most %d bytes and at most %d arguments", maxName, math.MaxUint16)
 	}
 	if len(r.Payload) > maxPayload {
 		return failed(sdk.CodeInvalid, "the payload of %d bytes is above the limit of %d", len(r.Payload), maxPayload)

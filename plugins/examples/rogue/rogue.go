@@ -28,7 +28,8 @@ func Env(ctx context.Context, k *sdk.Kernel, _ []byte) ([]byte, error) {
 
 // Loop never returns.
 func Loop(context.Context, *sdk.Kernel, []byte) ([]byte, error) {
-	for {
+	for turns := uint64(0); ; {
+		turns++
 	}
 }
 
