@@ -8,18 +8,22 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"pgregory.net/rapid"
 
 	"forgeone.dev/forgeone/abi"
 	"forgeone.dev/forgeone/capability"
+	"forgeone.dev/forgeone/state"
 	"forgeone.dev/forgeone/syscalls"
 )
 
@@ -184,6 +188,51 @@ func TestLog(t *testing.T) {
 	}
 }
 
+// A plugin that floods the log is cut off, and the log says so; others are not.
+func TestLogRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out lines
+		logger := hclog.New(&hclog.LoggerOptions{Output: &out, JSONFormat: true})
+		var write abi.Registration
+		for _, r := range syscalls.Registrations(syscalls.Options{Logger: logger}) {
+			if r.Name == "log_write" {
+				write = r
+			}
+		}
+		log := func(plugin string) error {
+			_, err := write.Handler(t.Context(), &abi.SyscallContext{
+				Subject: &abi.Subject{Plugin: plugin, Container: abi.NewContainer("c")}, Args: []string{"info", "m"},
+			}, &abi.Resolution{})
+			return err
+		}
+		const flood = syscalls.MaxLogBurst + 50
+		failed := 0
+		for range flood {
+			if log("p") != nil {
+				failed++
+			}
+		}
+		if failed != 50 || log("q") != nil {
+			t.Errorf("%d of %d lines were dropped, want 50", failed, flood)
+		}
+		out.records(t)
+		time.Sleep(time.Second)
+		for range syscalls.MaxLogRate {
+			if err := log("p"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var se *abi.SyscallError
+		if err := log("p"); !errors.As(err, &se) || se.Code != 11 {
+			t.Errorf("over the rate: %v", err)
+		}
+		recs := out.records(t)
+		if len(recs) != syscalls.MaxLogRate || recs[0]["dropped"] != 50.0 || recs[1]["dropped"] != nil {
+			t.Errorf("%d records, the first %v", len(recs), recs[0])
+		}
+	})
+}
+
 func TestStdio(t *testing.T) {
 	var got []string
 	p := newKernel(t, syscalls.Options{Stdio: func(plugin, stream string, b []byte) {
@@ -277,6 +326,65 @@ func TestKVQuota(t *testing.T) {
 	p.ok("kv_delete", nil, "00")
 	p.ok("kv_put", value, "00")
 	k.plugin("q", capability.Limited, capability.Grant{}).ok("kv_put", value, "xx")
+}
+
+// What a plugin is charged for is what it has.
+func TestKVUsage(t *testing.T) {
+	db := openState(t)
+	p := newKernel(t, syscalls.Options{State: db}).plugin("p", capability.Limited, capability.Grant{})
+	key := rapid.StringMatching(`[ab]{1,2}`)
+	rapid.Check(t, func(t *rapid.T) {
+		for range rapid.IntRange(1, 8).Draw(t, "steps") {
+			k := key.Draw(t, "key")
+			if rapid.Bool().Draw(t, "put") {
+				p.do("kv_put", 0, make([]byte, rapid.IntRange(0, 50).Draw(t, "len")), k)
+			} else {
+				p.do("kv_delete", 0, nil, k) // or not found
+			}
+		}
+		entries, err := db.Bucket("kv/p").List("", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]int{"keys": len(entries), "bytes": 0}
+		for _, e := range entries {
+			want["bytes"] += len(e.Key) + len(e.Value)
+		}
+		text, err := db.Bucket("kv_usage").Get("p")
+		if errors.Is(err, state.ErrNotFound) {
+			text, err = []byte(`{"keys":0,"bytes":0}`), nil
+		}
+		var got map[string]int
+		if err := errors.Join(err, json.Unmarshal(text, &got)); err != nil {
+			t.Fatal(err)
+		}
+		if !maps.Equal(got, want) {
+			t.Fatalf("charged for %v, has %v", got, want)
+		}
+	})
+}
+
+func TestKVListLimit(t *testing.T) {
+	db := openState(t)
+	p := newKernel(t, syscalls.Options{State: db}).plugin("p", capability.Limited, capability.Grant{})
+	err := db.Update(func(tx *state.Tx) error {
+		for i := range syscalls.MaxKVList {
+			if err := tx.Bucket("kv/p").Put(fmt.Sprintf("k%05d", i), nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	if err := json.Unmarshal(p.ok("kv_list", nil, ""), &keys); err != nil || len(keys) != syscalls.MaxKVList {
+		t.Errorf("%d keys (%v)", len(keys), err)
+	}
+	p.ok("kv_put", nil, "one more")
+	p.code(abi.CodeTooLarge, "kv_list", nil, "")
+	p.ok("kv_list", nil, "k")
 }
 
 // What a trust level may hold is DESIGN.md's ceiling.

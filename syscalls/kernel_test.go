@@ -3,6 +3,7 @@ package syscalls_test
 import (
 	"context"
 	"encoding/binary"
+	"flag"
 	"os"
 	"testing"
 
@@ -13,6 +14,14 @@ import (
 	"forgeone.dev/forgeone/syscalls"
 	"forgeone.dev/forgeone/zta"
 )
+
+// TestMain keeps property tests short by default: their steps wait for the disk.
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", "40"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // kernel is a gate with every syscall, a policy that allows what was granted,
 // and a log, all real.

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -27,17 +28,24 @@ const (
 // "@", and harmless to whoever reads the lines.
 var fieldKey = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 
-func logs(l hclog.Logger) []abi.Registration {
+func logs(l hclog.Logger, rate *lineRate) []abi.Registration {
 	return []abi.Registration{{
 		Name: "log_write", Args: []string{"level", "message", "fields..."}, MinTrust: capability.Limited,
 		World: true, Fold: true,
-		Doc: fmt.Sprintf("Log a message of at most %d bytes with up to %d pairs of key and value. Level is `trace`, `debug`, `info`, `warn` or `error`; an error is logged as a warning, since an operator's errors are the kernel's.", MaxMessage, MaxFields),
+		Doc: fmt.Sprintf("Log a message of at most %d bytes with up to %d pairs of key and value. Level is `trace`, `debug`, `info`, `warn` or `error`; an error is logged as a warning, since an operator's errors are the kernel's. More than %d lines a second, after a burst of %d, fail.", MaxMessage, MaxFields, MaxLogRate, MaxLogBurst),
 		Resolve: func(_ context.Context, sc *abi.SyscallContext) (abi.Resolution, error) {
 			return resource("log://plugin"), checkLog(sc.Args)
 		},
 		Handler: func(_ context.Context, sc *abi.SyscallContext, _ *abi.Resolution) ([]byte, error) {
+			dropped, ok := rate.take(sc.Plugin, time.Now())
+			if !ok {
+				return nil, abi.Fail(codeAgain, "more than %d log lines a second; the line is dropped", MaxLogRate)
+			}
 			level := hclog.LevelFromString(sc.Args[0])
 			fields := []any{"plugin", printable(sc.Plugin, MaxFieldValue), "container", sc.Container.ID()}
+			if dropped > 0 {
+				fields = append(fields, "dropped", dropped)
+			}
 			if level > hclog.Warn {
 				fields = append(fields, "said", sc.Args[0])
 				level = hclog.Warn
@@ -73,7 +81,7 @@ func checkLog(args []string) error {
 			return fmt.Errorf("field key %.64q: want a letter, then letters, digits, _ . and -, at most 64", fields[i])
 		}
 		switch fields[i] {
-		case "plugin", "container", "said":
+		case "plugin", "container", "said", "dropped":
 			return fmt.Errorf("field key %q is the host's own", fields[i])
 		}
 	}

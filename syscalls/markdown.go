@@ -6,9 +6,11 @@ import (
 	"strings"
 
 	"forgeone.dev/forgeone/abi"
+	"forgeone.dev/forgeone/capability"
 )
 
-// Markdown is a page about syscalls: a table in order of their names.
+// Markdown is a page about syscalls: a table in order of their names, and what
+// holds for all that take a path.
 func Markdown(regs []abi.Registration) string {
 	regs = slices.Clone(regs)
 	slices.SortFunc(regs, func(a, b abi.Registration) int { return strings.Compare(a.Name, b.Name) })
@@ -33,14 +35,44 @@ covers the resource.
 		for i, a := range r.Args {
 			args[i] = "`" + a + "`"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s |\n", r.Name, strings.Join(args, ", "), r.MinTrust, onRecord(r), grant(r), r.Doc)
+		lowest := r.MinTrust
+		if lowest == capability.Quarantined {
+			lowest = capability.Core // as it is registered
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s | %s |\n", r.Name, strings.Join(args, ", "), lowest, onRecord(r), grant(r), r.Doc)
 	}
+	fmt.Fprintf(&b, `
+## Paths
+
+A path is absolute, UTF-8 without control characters, and of at most %d bytes.
+It is decided by its canonical form: the names that lead from the mount to the
+object itself, links followed. Argument policies see it as the plugin wrote it.
+
+- The mount with the longest guest path that the path begins with serves it.
+- Symbolic links must be relative and stay in the mount; at most %d are followed.
+  They are the mount owner's: a link is followed wherever it stands, and a denial
+  names where it leads.
+- ".." leads to the directory above the one that was really entered, and never
+  out of the mount that the path starts in. A directory that is left so is a
+  resource of the request too: going through it tells that it exists.
+- Directories are at most %d deep.
+- Names have one spelling on every system: the one the directory lists.
+- Only regular files are opened. A file under two names, by a hard link, is
+  decided by the name it is opened by.
+- What changes between the decision and the effect is not followed: the syscall
+  fails with code %d (ESTALE) and can be tried again.
+
+## Failures
+
+A failure has a code: the errno number that Linux gives it, on every system. A
+path that is not granted is blocked whether there is anything or not.
+`, MaxPath, MaxLinks, MaxDepth, codeStale)
 	return b.String()
 }
 
 func onRecord(r abi.Registration) string {
 	switch {
-	case r.Privileged:
+	case r.Privileged, r.MinTrust >= capability.Trusted, r.MinTrust == capability.Quarantined:
 		return "each, on disk"
 	case r.World && !r.Fold:
 		return "each"

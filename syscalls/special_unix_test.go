@@ -3,9 +3,11 @@
 package syscalls_test
 
 import (
+	"encoding/binary"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -40,5 +42,36 @@ func TestSpecialFiles(t *testing.T) {
 		}
 		p.code(abi.CodeExists, "file_open", nil, "/data/"+name, "wx")
 		p.code(abi.CodeNotDir, "file_open", nil, "/data/"+name+"/x", "r")
+	}
+}
+
+// Whatever becomes of a request, the directories on its way are let go of.
+func TestDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	tree(t, dir, map[string]string{"a/b/f": "f", "a/l": "-> b/f", "a/abs": "-> /", "a/out": "-> ../../x", "a/loop": "-> loop", "secret/f": "f"})
+	p := dataPlugin(t, dir, "file:///data/a/**")
+	// Finalizers would hide a leak.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	count := func() int {
+		t.Helper()
+		entries, err := os.ReadDir("/dev/fd")
+		if err != nil {
+			t.Skipf("descriptors cannot be counted here: %v", err)
+		}
+		return len(entries)
+	}
+	before := count()
+	for range 20 {
+		for _, path := range []string{"a/b/f", "a/l", "a/b/../b/f", "a/b/../none", "a/none/x", "a/abs", "a/out", "a/loop", "a/b/f/x", "a/b", "secret/f", "a/../secret/f", "../x", "a/b/../../a/b/../../secret/../a/b/f"} {
+			for _, mode := range []string{"r", "wx", "a", "bad"} {
+				res := p.do("file_open", 0, nil, "/data/"+path, mode)
+				if res.Status == abi.Success {
+					p.do("file_close", abi.Handle(binary.LittleEndian.Uint64(res.Data)), nil, "/data/"+path)
+				}
+			}
+		}
+	}
+	if after := count(); after != before {
+		t.Errorf("%d descriptors are open, %d were before", after, before)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -30,14 +31,22 @@ func stdio(out func(plugin, stream string, p []byte)) []abi.Registration {
 }
 
 // logStdio logs what plugins print, a line a record, at the level info: what a
-// plugin prints is no warning of the kernel's.
-func logStdio(l hclog.Logger) func(plugin, stream string, p []byte) {
+// plugin prints is no warning of the kernel's. Lines over the rate are dropped.
+func logStdio(l hclog.Logger, rate *lineRate) func(plugin, stream string, p []byte) {
 	return func(plugin, stream string, p []byte) {
 		if !l.IsInfo() {
 			return
 		}
 		for line := range bytes.SplitSeq(bytes.TrimSuffix(p, []byte("\n")), []byte("\n")) {
-			l.Info(printable(string(line), MaxMessage), "plugin", printable(plugin, MaxFieldValue), "stream", stream)
+			dropped, ok := rate.take(plugin, time.Now())
+			if !ok {
+				continue
+			}
+			fields := []any{"plugin", printable(plugin, MaxFieldValue), "stream", stream}
+			if dropped > 0 {
+				fields = append(fields, "dropped", dropped)
+			}
+			l.Info(printable(string(line), MaxMessage), fields...)
 		}
 	}
 }

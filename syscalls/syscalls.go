@@ -49,12 +49,13 @@ func Registrations(o Options) []abi.Registration {
 	if o.Environ == nil {
 		o.Environ = os.LookupEnv
 	}
+	var rate lineRate // of all that a plugin puts in the log
 	if o.Stdio == nil {
-		o.Stdio = logStdio(o.Logger)
+		o.Stdio = logStdio(o.Logger, &rate)
 	}
 	var regs []abi.Registration
 	for _, family := range [][]abi.Registration{
-		files(), clock(), random(), env(o.Environ), digests(), logs(o.Logger), stdio(o.Stdio), sys(o.Version), keys(o.State),
+		files(), clock(), random(), env(o.Environ), digests(), logs(o.Logger, &rate), stdio(o.Stdio), sys(o.Version), keys(o.State),
 	} {
 		regs = append(regs, family...)
 	}
@@ -63,6 +64,7 @@ func Registrations(o Options) []abi.Registration {
 
 // Codes of Linux that package abi has no name for.
 const (
+	codeAgain       = 11  // EAGAIN
 	codeNameTooLong = 36  // ENAMETOOLONG
 	codeLoop        = 40  // ELOOP
 	codeStale       = 116 // ESTALE: what was decided about is not there any more
