@@ -550,3 +550,59 @@ func TestAppendDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations a record", n)
 	}
 }
+
+// TestReadWhileWritten gives the reader a line of which a part was not there
+// yet when it was read: it looks again before it judges.
+func TestReadWhileWritten(t *testing.T) {
+	dir := t.TempDir()
+	first, second := encode(t, &Record{Kind: KindCall}), encode(t, &Record{Kind: KindCall, Seq: 1})
+	name := filepath.Join(dir, "00000001.log")
+	if err := os.WriteFile(name, append(slices.Concat(first, second), 0, 0), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, missing := range []struct{ from, end int }{{10, 20}, {10, len(second)}, {len(second) - 1, len(second)}} {
+		lines, err := openLines(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lines.close()
+		if _, err := lines.next(); err != nil {
+			t.Fatal(err)
+		}
+		clear(lines.buf[lines.r+missing.from : lines.r+missing.end])
+		if line, err := lines.next(); err != nil || !bytes.Equal(line, second[:len(second)-1]) {
+			t.Errorf("bytes %d to %d missing: read %q, %v", missing.from, missing.end, line, err)
+		}
+	}
+}
+
+func TestDiskDurability(t *testing.T) {
+	dir, k := t.TempDir(), newKey(t)
+	st := &faulty{}
+	o := k.options(dir)
+	o.Durability = Disk
+	l, err := open(o, st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			r := sample(i)
+			if _, err := l.Append(r); err != nil {
+				t.Error(err)
+				return
+			}
+			st.mu.Lock()
+			defer st.mu.Unlock()
+			if !bytes.Contains(st.durable[filepath.Join(dir, "00000001.log")], []byte(r.Resources[0])) {
+				t.Errorf("%s was acknowledged before it was synced", r.Resources[0])
+			}
+		})
+	}
+	wg.Wait()
+	if err := l.Sync(context.Background(), 99); err == nil {
+		t.Error("a record that does not exist was waited for")
+	}
+	mustClose(t, l)
+}
