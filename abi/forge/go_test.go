@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -124,6 +125,29 @@ func TestGoStateIsTheInstances(t *testing.T) {
 	if got := startGo(t, w).run("count", ""); got != "\x01" {
 		t.Errorf("the first call of another instance counts %q", got)
 	}
+}
+
+// TestGoInstancesRunSideBySide shares one binding and one module.
+func TestGoInstancesRunSideBySide(t *testing.T) {
+	w := newWorld(t, append(runtimeGrants, "test_echo")...)
+	guests := make([]*guest, 4)
+	for i := range guests {
+		guests[i] = startGo(t, w)
+	}
+	var wg sync.WaitGroup
+	for i, g := range guests {
+		wg.Go(func() {
+			for range 10 {
+				in := strings.Repeat(string(rune('a'+i)), 8<<10)
+				out, err := g.binding.Call(g.call, g.inst, "bulk", []byte(in))
+				if err != nil || string(out) != in {
+					t.Errorf("instance %d got %d bytes, %v", i, len(out), err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestGoLifecycle(t *testing.T) {
