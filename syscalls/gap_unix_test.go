@@ -25,6 +25,7 @@ func TestChangedAfterDecision(t *testing.T) {
 			open = r
 		}
 	}
+	k := newKernel(t, syscalls.Options{})
 	for _, c := range []struct {
 		name   string
 		path   string
@@ -92,7 +93,7 @@ func TestChangedAfterDecision(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer y.Close()
-				p := newKernel(t, syscalls.Options{}).plugin("p", capability.Standard, capability.Grant{}, mount(t, "/data", dir, false))
+				p := k.plugin("p", capability.Standard, capability.Grant{}, mount(t, "/data", dir, false))
 				sc := &abi.SyscallContext{Subject: p.s, Syscall: "file_open", Args: []string{c.path, mode}}
 				res, err := open.Resolve(t.Context(), sc)
 				if err != nil || res.Err != nil || res.Resources[0] != "file://"+c.path {
