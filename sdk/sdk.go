@@ -71,6 +71,7 @@ const (
 	CodeAccess      = 13
 	CodeExists      = 17
 	CodeInvalid     = 22
+	CodeTooLarge    = 27
 	CodeNoSpace     = 28
 	CodeReadOnly    = 30
 	CodeUnsupported = 95

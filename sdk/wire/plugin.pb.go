@@ -4,8 +4,11 @@
 // 	protoc        v3.21.12
 // source: plugin.proto
 
-// The protocol between the kernel and a native plugin: gRPC over go-plugin.
-// docs/native.md tells the handshake.
+// The protocol between the kernel and a native plugin: gRPC over go-plugin, in
+// its AutoMTLS mode, on a unix socket that the plugin makes in the directory
+// named by PLUGIN_UNIX_SOCKET_DIR. The plugin writes go-plugin's handshake line
+// to standard output; its protocol version is the number at the end of the
+// package name.
 
 package wire
 
@@ -85,28 +88,29 @@ func (Event) EnumDescriptor() ([]byte, []int) {
 	return file_plugin_proto_rawDescGZIP(), []int{0}
 }
 
+// An empty response is a denial, and so is a status that is not listed here.
 type Status int32
 
 const (
-	Status_STATUS_SUCCESS     Status = 0
-	Status_STATUS_FAILURE     Status = 1
-	Status_STATUS_BLOCKED     Status = 2
-	Status_STATUS_QUARANTINED Status = 3
+	Status_STATUS_BLOCKED     Status = 0
+	Status_STATUS_QUARANTINED Status = 1
+	Status_STATUS_FAILURE     Status = 2
+	Status_STATUS_SUCCESS     Status = 3
 )
 
 // Enum value maps for Status.
 var (
 	Status_name = map[int32]string{
-		0: "STATUS_SUCCESS",
-		1: "STATUS_FAILURE",
-		2: "STATUS_BLOCKED",
-		3: "STATUS_QUARANTINED",
+		0: "STATUS_BLOCKED",
+		1: "STATUS_QUARANTINED",
+		2: "STATUS_FAILURE",
+		3: "STATUS_SUCCESS",
 	}
 	Status_value = map[string]int32{
-		"STATUS_SUCCESS":     0,
-		"STATUS_FAILURE":     1,
-		"STATUS_BLOCKED":     2,
-		"STATUS_QUARANTINED": 3,
+		"STATUS_BLOCKED":     0,
+		"STATUS_QUARANTINED": 1,
+		"STATUS_FAILURE":     2,
+		"STATUS_SUCCESS":     3,
 	}
 )
 
@@ -139,7 +143,7 @@ func (Status) EnumDescriptor() ([]byte, []int) {
 
 type DescribeRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
-	KernelBrokerId uint32                 `protobuf:"varint,1,opt,name=kernel_broker_id,json=kernelBrokerId,proto3" json:"kernel_broker_id,omitempty"`
+	KernelBrokerId uint32                 `protobuf:"varint,1,opt,name=kernel_broker_id,json=kernelBrokerId,proto3" json:"kernel_broker_id,omitempty"` // to be dialled before the response is given
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -356,13 +360,11 @@ func (x *CallResponse) GetError() *FunctionError {
 }
 
 type FunctionError struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Code    int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
-	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// The plugin has no function of that name; message lists those there are.
-	UnknownFunction bool `protobuf:"varint,3,opt,name=unknown_function,json=unknownFunction,proto3" json:"unknown_function,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"` // the plugin's own; that of a syscall if that is what failed
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FunctionError) Reset() {
@@ -407,13 +409,6 @@ func (x *FunctionError) GetMessage() string {
 		return x.Message
 	}
 	return ""
-}
-
-func (x *FunctionError) GetUnknownFunction() bool {
-	if x != nil {
-		return x.UnknownFunction
-	}
-	return false
 }
 
 type LifecycleRequest struct {
@@ -633,7 +628,7 @@ func (x *SyscallResponse) GetStatus() Status {
 	if x != nil {
 		return x.Status
 	}
-	return Status_STATUS_SUCCESS
+	return Status_STATUS_BLOCKED
 }
 
 func (x *SyscallResponse) GetData() []byte {
@@ -681,11 +676,10 @@ const file_plugin_proto_rawDesc = "" +
 	"\x05input\x18\x03 \x01(\fR\x05input\"_\n" +
 	"\fCallResponse\x12\x16\n" +
 	"\x06output\x18\x01 \x01(\fR\x06output\x127\n" +
-	"\x05error\x18\x02 \x01(\v2!.forgeone.plugin.v1.FunctionErrorR\x05error\"h\n" +
+	"\x05error\x18\x02 \x01(\v2!.forgeone.plugin.v1.FunctionErrorR\x05error\"=\n" +
 	"\rFunctionError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\x12)\n" +
-	"\x10unknown_function\x18\x03 \x01(\bR\x0funknownFunction\"W\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"W\n" +
 	"\x10LifecycleRequest\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\x04R\x04call\x12/\n" +
 	"\x05event\x18\x02 \x01(\x0e2\x19.forgeone.plugin.v1.EventR\x05event\"L\n" +
@@ -717,10 +711,10 @@ const file_plugin_proto_rawDesc = "" +
 	"EVENT_STOP\x10\x05\x12\x10\n" +
 	"\fEVENT_UNLOAD\x10\x06*\\\n" +
 	"\x06Status\x12\x12\n" +
-	"\x0eSTATUS_SUCCESS\x10\x00\x12\x12\n" +
-	"\x0eSTATUS_FAILURE\x10\x01\x12\x12\n" +
-	"\x0eSTATUS_BLOCKED\x10\x02\x12\x16\n" +
-	"\x12STATUS_QUARANTINED\x10\x032\x84\x02\n" +
+	"\x0eSTATUS_BLOCKED\x10\x00\x12\x16\n" +
+	"\x12STATUS_QUARANTINED\x10\x01\x12\x12\n" +
+	"\x0eSTATUS_FAILURE\x10\x02\x12\x12\n" +
+	"\x0eSTATUS_SUCCESS\x10\x032\x84\x02\n" +
 	"\x06Plugin\x12U\n" +
 	"\bDescribe\x12#.forgeone.plugin.v1.DescribeRequest\x1a$.forgeone.plugin.v1.DescribeResponse\x12I\n" +
 	"\x04Call\x12\x1f.forgeone.plugin.v1.CallRequest\x1a .forgeone.plugin.v1.CallResponse\x12X\n" +

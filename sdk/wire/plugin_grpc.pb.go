@@ -4,8 +4,11 @@
 // - protoc             v3.21.12
 // source: plugin.proto
 
-// The protocol between the kernel and a native plugin: gRPC over go-plugin.
-// docs/native.md tells the handshake.
+// The protocol between the kernel and a native plugin: gRPC over go-plugin, in
+// its AutoMTLS mode, on a unix socket that the plugin makes in the directory
+// named by PLUGIN_UNIX_SOCKET_DIR. The plugin writes go-plugin's handshake line
+// to standard output; its protocol version is the number at the end of the
+// package name.
 
 package wire
 
@@ -33,7 +36,7 @@ const (
 //
 // Plugin is served by the plugin.
 type PluginClient interface {
-	// Describe is asked once, after the handshake.
+	// Describe is asked first, and once.
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
 	// Call runs a function. That a function failed is in the response: a gRPC
 	// error means that the plugin could not serve the call at all.
@@ -86,7 +89,7 @@ func (c *pluginClient) Lifecycle(ctx context.Context, in *LifecycleRequest, opts
 //
 // Plugin is served by the plugin.
 type PluginServer interface {
-	// Describe is asked once, after the handshake.
+	// Describe is asked first, and once.
 	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
 	// Call runs a function. That a function failed is in the response: a gRPC
 	// error means that the plugin could not serve the call at all.

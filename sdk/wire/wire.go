@@ -3,7 +3,7 @@
 // plugin.proto.
 package wire
 
-//go:generate protoc --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative plugin.proto
+//go:generate sh generate.sh
 
 // The handshake of go-plugin. The cookie tells a plugin that it was not started
 // by hand; it is no secret.
@@ -11,9 +11,10 @@ const (
 	ProtocolVersion = 1
 	CookieKey       = "FORGEONE_PLUGIN"
 	CookieValue     = "forgeone.plugin.v1"
-	// Service is the name under which the plugin serves itself to go-plugin.
-	Service = "plugin"
 )
 
-// MaxMessage bounds a message in either direction, in bytes.
-const MaxMessage = 64<<20 + 64<<10 // the largest input or output, and what goes with it
+// Limits of a message, in bytes: what may be carried, and what goes with it.
+const (
+	MaxCall    = 64<<20 + 64<<10 // of the Plugin service: the largest input or output
+	MaxSyscall = 16<<20 + 64<<10 // of the Kernel service: the largest payload or result
+)

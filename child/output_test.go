@@ -1,0 +1,53 @@
+package child
+
+import (
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// FuzzParse holds that no line of a child's can break a line of the log, steer
+// a terminal, or name a level that there is none.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{
+		"", "hello", "{", `{"@level":"error","@message":"x","k":1}`, `{"@level":"off","@message":"\u001b[2J\n","a\nb":["c"]}`,
+		`{"@level":7,"@message":null}`, "\xff\xfe", `{"@level":"warn","@message":"","k":{"a":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}}`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		level, message, fields := parse(s)
+		if level < hclog.Trace || level > hclog.Off {
+			t.Errorf("level %d", level)
+		}
+		if len(fields)%2 != 0 || len(fields) > 2*maxFields {
+			t.Errorf("%d fields", len(fields))
+		}
+		for _, v := range append(fields, message) {
+			if strings.ContainsFunc(v.(string), func(r rune) bool { return !unicode.IsPrint(r) }) {
+				t.Errorf("%q is not plain", v)
+			}
+		}
+	})
+}
+
+func TestLastWords(t *testing.T) {
+	o := newOutput(hclog.NewNullLogger(), hclog.Warn)
+	if got := o.lastWords(); got != "it wrote nothing" {
+		t.Errorf("got %q", got)
+	}
+	o.copy(strings.NewReader("one\npanic: boom\n\ngoroutine 1:\n" + strings.Repeat("frame\n", 20) + strings.Repeat("z", 3*maxLine) + "\nlast without end"))
+	o.close()
+	o.line("too late")
+	got := o.lastWords()
+	for _, want := range []string{"panic: boom | …", "frame | frame", "zzz…", "| last without end"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in %q", want, got)
+		}
+	}
+	if strings.Contains(got, "too late") || len(got) > 2000 {
+		t.Errorf("got %q", got)
+	}
+}
