@@ -61,7 +61,7 @@ type openMode struct {
 }
 
 func parseMode(s string) (m openMode, err error) {
-	bad := fmt.Errorf("mode %q: want r, w or a, and then + and x in any order, x not with r", s)
+	bad := fmt.Errorf("mode %.16q: want r, w or a, and then + and x in any order, x not with r", s)
 	if s == "" {
 		return m, bad
 	}

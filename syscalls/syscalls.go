@@ -100,7 +100,7 @@ func oneOf(scheme string, words ...string) func(context.Context, *abi.SyscallCon
 func number(what, s string) (uint64, error) {
 	n, err := strconv.ParseUint(s, 10, 63)
 	if err != nil {
-		return 0, fmt.Errorf("%s %q: want a decimal number, not negative", what, s)
+		return 0, fmt.Errorf("%s %.32q: want a decimal number, not negative", what, s)
 	}
 	return n, nil
 }

@@ -157,10 +157,10 @@ func resolve(ctx context.Context, mounts []abi.Mount, guest string, follow bool)
 // checkPath checks the form of a guest path.
 func checkPath(guest string) error {
 	switch {
-	case !strings.HasPrefix(guest, "/"):
-		return fmt.Errorf("path %q: not absolute; a guest path begins with /", guest)
 	case len(guest) > MaxPath:
 		return fmt.Errorf("path of %d bytes: at most %d", len(guest), MaxPath)
+	case !strings.HasPrefix(guest, "/"):
+		return fmt.Errorf("path %q: not absolute; a guest path begins with /", guest)
 	}
 	if err := plain(guest); err != nil {
 		return fmt.Errorf("path %q: %w", guest, err)
