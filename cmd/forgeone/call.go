@@ -199,12 +199,14 @@ func (q *call) check(abi string) error {
 
 // remote calls a plugin of a running kernel.
 func (q *call) remote(ctx context.Context, k *control.Client, name string) ([]byte, error) {
-	p, err := k.Plugin(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if err := q.check(p.ABI); err != nil {
-		return nil, err
+	if q.numbers || q.options.abi != "auto" {
+		p, err := k.Plugin(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if err := q.check(p.ABI); err != nil {
+			return nil, err
+		}
 	}
 	ctx, cancel := q.deadline(ctx)
 	defer cancel()

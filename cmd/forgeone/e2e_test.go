@@ -296,6 +296,8 @@ plugin "idle" {
 	call("nosuch", "add").want(t, 1, "tool")
 	call("tool", "add", "1").want(t, 1, "takes 2 arguments")
 	call("idle", "add", "1", "2").want(t, 1, "start")
+	forgeone(t, "policy", "explain", "--config", config, "--plugin", "tool", "--syscall", "random_get", "--arg", "4", "--live").
+		want(t, 0, "ALLOWED by random")
 
 	verb := func(name, plugin string) result { return forgeone(t, "plugin", name, "--config", config, plugin) }
 	verb("pause", "tool").want(t, 0, "paused")
@@ -565,6 +567,36 @@ func TestEngines(t *testing.T) {
 		t.Fatal(err)
 	}
 	forgeone(t, "engines").want(t, 0, "does not work", "broken")
+}
+
+func TestInterrupt(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("windows has no signals to send")
+	}
+	module := filepath.Join(newDir(t), "tool.wasm")
+	write(t, module, toolModule())
+	cmd := exec.Command(binary, "call", module, "spin", "--log-level", "info")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s := bufio.NewScanner(stderr)
+	for s.Scan() && !strings.Contains(s.Text(), "plugin start") {
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	last := ""
+	for s.Scan() {
+		last = s.Text()
+	}
+	_ = cmd.Wait() // its exit code says it
+	if code := cmd.ProcessState.ExitCode(); code != exitFailed || last != "error: interrupted" {
+		t.Errorf("exit code %d, last line %q", code, last)
+	}
 }
 
 func TestUsage(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"github.com/google/uuid"
 
 	"forgeone.dev/forgeone/audit"
 	"forgeone.dev/forgeone/config"
@@ -162,7 +163,7 @@ func (r *reloader) plugins(ctx context.Context, cfg *config.Config) error {
 		case errors.Is(err, host.ErrNotFound):
 			err = r.k.bringUp(ctx, pc)
 		case err == nil && r.changed(pc):
-			err = r.k.host.ReloadPlugin(ctx, id, &pc)
+			err = r.replace(ctx, id, pc)
 		}
 		if err != nil {
 			failed(pc.Name, err)
@@ -171,6 +172,19 @@ func (r *reloader) plugins(ctx context.Context, cfg *config.Config) error {
 		r.applied[pc.Name] = pc
 	}
 	return errors.Join(errs...)
+}
+
+// replace reloads a plugin, and starts it if it had failed: a new configuration
+// or artifact is a new chance.
+func (r *reloader) replace(ctx context.Context, id uuid.UUID, pc host.PluginConfig) error {
+	before, err := r.k.host.Plugin(id)
+	if err == nil {
+		err = r.k.host.ReloadPlugin(ctx, id, &pc)
+	}
+	if err == nil && before.Status.Phase == host.PluginFailed && pc.Autostart {
+		err = r.k.host.StartPlugin(ctx, id)
+	}
+	return err
 }
 
 func (r *reloader) remove(ctx context.Context, p host.Plugin) error {

@@ -36,7 +36,11 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		err = &usageError{err}
 	}
 	var silent *silentError
-	if !errors.As(err, &silent) {
+	switch {
+	case errors.As(err, &silent):
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(errOut, "error: interrupted")
+	default:
 		fmt.Fprintln(errOut, "error: "+paragraph(err.Error()))
 	}
 	return exitCode(err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"pgregory.net/rapid"
@@ -129,6 +130,21 @@ func TestPrintable(t *testing.T) {
 	if got := paragraph("one\nerror: two\x07"); got != "one\n  error: two\\a" {
 		t.Errorf("paragraph = %q", got)
 	}
+}
+
+func FuzzPrintable(f *testing.F) {
+	f.Add("\x1b]0;title\x07")
+	f.Add("a\u202eb\xff\r\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, r := range printable(s) {
+			if !unicode.IsPrint(r) {
+				t.Fatalf("printable(%q) has %q", s, r)
+			}
+		}
+		if strings.Contains(paragraph("x"+s), "\nerror") {
+			t.Fatalf("%q makes a line of its own", s)
+		}
+	})
 }
 
 // What a plugin says is the same string to who reads the JSON, and nothing to a
