@@ -153,7 +153,7 @@ engine "wasmer" {
   default = true
 }
 audit {
-  dir                 = "/var/log/forgeone"
+  dir                 = "`+filepath.ToSlash(d)+`/log"
   key_file            = "keys/log"
   durability          = "disk"
   segment_size        = "1MiB"
@@ -228,7 +228,7 @@ plugin "n" {
 	equal(t, "engines", c.Engines, []Engine{{"wasmer", true, InProcess}, {"wazero", false, InProcess}})
 	c.Audit.Clock = nil
 	equal(t, "audit", c.Audit, audit.Options{
-		Dir: filepath.FromSlash("/var/log/forgeone"), Key: "signer\n", Durability: audit.Disk,
+		Dir: filepath.Join(d, "log"), Key: "signer\n", Durability: audit.Disk,
 		SegmentSize: 1 << 20, CheckpointEvery: 10, CheckpointInterval: 250 * time.Millisecond,
 	})
 	batch := zta.IdentitySpec{ID: "spiffe://acme/batch", Vector: zta.Unverified, Groups: []string{"batch"}}
@@ -318,6 +318,11 @@ func TestRefused(t *testing.T) {
 		"bad expression":         {"policy \"p\" {\n  syscalls = [\"*\"]\n  arg \"2\" {\n    deny = \"(\"\n  }\n}\n", 13, []string{"arg.2.deny"}},
 		"no default engine":      {"engine \"wazero\" {}\nengine \"wasmer\" {}\n", 10, []string{"default = true"}},
 		"two default engines":    {"engine \"wazero\" {\n  default = true\n}\nengine \"wasmer\" {\n  default = true\n}\n", 14, []string{`"wazero"`, ":10"}},
+		"mounted twice":          {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  mount \"/d\" {\n    host = \".\"\n  }\n  mount \"/d\" {\n    host = \".\"\n  }\n}\n", 16, []string{"stands twice", ":13,3"}},
+		"native with memory":     {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sandbox = \"none\"\n  sha256 = \"" + sum("module") + "\"\n  limits {\n    memory = \"1MiB\"\n  }\n}\n", 16, []string{"not built yet for native"}},
+		"two condition errors":   {"policy \"p\" {\n  syscalls = [\"*\"]\n  when = \"nobody && nothing\"\n}\n", 12, []string{"'nobody'", "'nothing'"}},
+		"policies of one name":   {"policy \"p\" {\n  syscalls = [\"*\"]\n}\npolicy \"p\" {\n  syscalls = [\"*\"]\n}\n", 13, []string{":10,1"}},
+		"label that is empty":    {"policy \"\" {\n  syscalls = [\"*\"]\n}\n", 10, []string{"no label"}},
 		"second kernel":          {"kernel {\n  name = \"k\"\n  state_dir = \"s\"\n}\n", 10, []string{"stands twice", ":2,1"}},
 		"label too many":         {"engine \"wazero\" \"x\" {}\n", 10, []string{"label too many"}},
 		"signed without key":     {"identity \"i\" {\n  trust_vector = \"signed\"\n}\n", 10, []string{"public_key is missing"}},
@@ -432,17 +437,30 @@ func TestFileItself(t *testing.T) {
 }
 
 func TestDeepNesting(t *testing.T) {
-	for _, unit := range []string{"(", "[", "a{\n", "!", "-", `"${`, "f(", "{a=", "1?", "a{]\n", "\"%{if 1}"} {
-		for _, start := range []string{"", "x=", "x={a=", "b {\nx="} {
-			src := start + strings.Repeat(unit, maxFile/len(unit)/4)
-			d, err := newDecoder("deep.hcl", testOptions())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := d.load([]byte(src)); err == nil {
-				t.Errorf("%q repeated after %q is a configuration", unit, start)
-			}
+	deep := func(src string) bool {
+		d, err := newDecoder("deep.hcl", testOptions())
+		if err != nil {
+			t.Fatal(err)
 		}
+		_, err = d.load([]byte(src))
+		return err != nil && strings.Contains(err.Error(), "nests too deep")
+	}
+	for _, unit := range []string{"(", "[", "!", "-", `"${`, "f(", "{a=", "1?", "(]", "<<E\n${", "%{if 1}"} {
+		start := "x="
+		if unit[0] == '%' {
+			start = `x="`
+		}
+		if src := start + strings.Repeat(unit, 2*maxPrefix); !deep(src) {
+			t.Errorf("%q %d times is not found to nest", unit, 2*maxPrefix)
+		}
+	}
+	for _, unit := range []string{"a {\n", "a {\n]\n"} {
+		if src := strings.Repeat(unit, 2*maxPrefix); !deep(src) {
+			t.Errorf("%q %d times is not found to nest", unit, 2*maxPrefix)
+		}
+	}
+	if src := strings.Repeat("a = [(\"${[1]}\")]\n", 2*maxPrefix); deep(src) {
+		t.Error("what stands side by side is found to nest")
 	}
 }
 

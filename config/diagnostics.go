@@ -22,10 +22,16 @@ type Diagnostic struct {
 // String is the diagnostic on one line: "file:line,col: what; what was meant".
 func (d Diagnostic) String() string {
 	s := fmt.Sprintf("%s:%d,%d: %s", d.File, d.Line, d.Column, strings.TrimSuffix(d.Summary, "."))
-	if d.Detail != "" {
-		s += "; " + strings.TrimSuffix(d.Detail, ".")
+	for i, line := range strings.Split(strings.TrimSuffix(d.Detail, "."), "\n") {
+		switch {
+		case strings.HasPrefix(line, " | "): // CEL's own picture of where, under its message
+		case i == 0 && line != "":
+			s += "; " + line
+		case line != "":
+			s += " " + line
+		}
 	}
-	return strings.ReplaceAll(s, "\n", " ")
+	return s
 }
 
 // DiagnosticsError is everything that is wrong with a configuration.

@@ -177,7 +177,7 @@ func auditLanguage() block {
 func identityLanguage() block {
 	return block{
 		name: "identity", label: "the identity: a SPIFFE ID or a name of your own", many: true, add: into(func(f *file) *[]*identityBlock { return &f.identities }),
-		doc: "Who a plugin is. A plugin without an identity is plugin:<its name>, unverified.",
+		doc: "Who a plugin is. A plugin without an identity is plugin:NAME, unverified.",
 		options: []option{
 			field("trust_vector", choice(
 				word[zta.TrustVector]{text: "root", value: zta.Root},
@@ -254,7 +254,7 @@ func pluginLanguage() block {
 				func(b *pluginBlock) *opt[string] { return &b.sha256 }),
 			field("version", text, "the author's own version, for people", func(b *pluginBlock) *opt[string] { return &b.version }),
 			field("engine", text, "the engine of a WASM plugin", func(b *pluginBlock) *opt[string] { return &b.engine }, standard("the default engine")),
-			field("identity", text, "the identity block that says who it is", func(b *pluginBlock) *opt[string] { return &b.identity }, standard("plugin:<name>, unverified")),
+			field("identity", text, "the identity block that says who it is", func(b *pluginBlock) *opt[string] { return &b.identity }, standard("plugin:NAME, unverified")),
 			field("trust_level", level, "ceiling of its trust: its score can only lower it, and it bounds what capabilities may grant",
 				func(b *pluginBlock) *opt[capability.TrustLevel] { return &b.trustLevel }, required),
 			field("signature", text, "the minisign signature of the artifact: file(\"….minisig\")", func(b *pluginBlock) *opt[string] { return &b.signature }),

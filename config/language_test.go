@@ -68,7 +68,7 @@ func TestExampleShowsEveryOption(t *testing.T) {
 		show := func(name string) {
 			shown++
 			if !regexp.MustCompile(`(?m)^\s*(# )?`+name+`\s+[="{]`).MatchString(own.String()) && nested[name] == nil {
-				t.Errorf("%s does not show %s", example, path(at, name))
+				t.Errorf("%s does not show %s", example, dotted(at, name))
 			}
 		}
 		for _, o := range spec.options {
@@ -79,7 +79,7 @@ func TestExampleShowsEveryOption(t *testing.T) {
 		}
 		for i, b := range spec.blocks {
 			show(b.name)
-			walk(&spec.blocks[i], path(at, b.name), nested[b.name])
+			walk(&spec.blocks[i], dotted(at, b.name), nested[b.name])
 		}
 	}
 	walk(language(), "", []*hclsyntax.Body{f.Body.(*hclsyntax.Body)})
@@ -153,6 +153,6 @@ func describe(b *strings.Builder, spec *block, at string) {
 		fmt.Fprintf(b, "- `%s`: %s\n", u.name, strings.TrimSuffix(u.doc+"; "+u.instead, "; "))
 	}
 	for i := range spec.blocks {
-		describe(b, &spec.blocks[i], path(at, spec.blocks[i].name))
+		describe(b, &spec.blocks[i], dotted(at, spec.blocks[i].name))
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	pathpkg "path"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,7 +20,7 @@ import (
 	"forgeone.dev/forgeone/zta"
 )
 
-// implicit begins the identity of a plugin that has none: "plugin:<name>".
+// implicit begins the identity of a plugin that has none: "plugin:NAME".
 const implicit = "plugin:"
 
 // resolver makes a Config of a decoded file: references become what they refer
@@ -85,15 +85,8 @@ func (r *resolver) engines() {
 	}
 	switch {
 	case standard != nil:
-		slices.SortStableFunc(r.out.Engines, func(a, b Engine) int {
-			switch {
-			case a.Default == b.Default:
-				return 0
-			case a.Default:
-				return -1
-			}
-			return 1
-		})
+		i := slices.IndexFunc(r.out.Engines, func(e Engine) bool { return e.Default })
+		r.out.Engines[0], r.out.Engines[i] = r.out.Engines[i], r.out.Engines[0]
 	case len(r.file.engines) == 1 && !r.file.engines[0].standard.given:
 		r.out.Engines[0].Default = true
 	case len(r.file.engines) > 0 && !unclear:
@@ -177,7 +170,7 @@ func (r *resolver) plugin(b *pluginBlock) {
 	r.artifact(b, p.Identity)
 	p.Capabilities = r.capabilities(b)
 	for _, m := range b.mounts {
-		if !pathpkg.IsAbs(m.label) || pathpkg.Clean(m.label) != m.label {
+		if !path.IsAbs(m.label) || path.Clean(m.label) != m.label {
 			r.fail(m.labelAt, fmt.Sprintf("%q is no path of a guest", m.label), `want an absolute, clean path such as "/data"`)
 		}
 		p.Mounts = append(p.Mounts, host.Mount{Guest: m.label, Host: m.host.value, ReadOnly: !m.writable.value})
@@ -233,9 +226,9 @@ func (r *resolver) identityOf(b *pluginBlock) zta.IdentitySpec {
 // artifact holds the artifact against its checksum and its signature. The host
 // does so again with what it loads.
 func (r *resolver) artifact(b *pluginBlock, id zta.IdentitySpec) {
-	path := b.wasm
+	file := b.wasm
 	if b.native.given {
-		path = b.native
+		file = b.native
 	}
 	claims := id.Vector == zta.Signed || id.Vector == zta.Root
 	switch {
@@ -245,16 +238,16 @@ func (r *resolver) artifact(b *pluginBlock, id zta.IdentitySpec) {
 	case !claims && b.signature.ok && id.PublicKey == "":
 		r.fail(b.signature.at, "a signature that nothing can verify", "give the plugin an identity with the public_key that made it")
 	}
-	if !path.ok || !b.sha256.ok && !b.signature.ok {
+	if !file.ok || !b.sha256.ok && !b.signature.ok {
 		return
 	}
-	artifact, err := os.ReadFile(path.value)
+	artifact, err := os.ReadFile(file.value)
 	if err != nil {
-		r.fail(path.at, plain(err, path.value).Error(), "the artifact must be readable")
+		r.fail(file.at, plain(err, file.value).Error(), "the artifact must be readable")
 		return
 	}
 	if actual := fmt.Sprintf("%x", sha256.Sum256(artifact)); b.sha256.ok && actual != b.sha256.value {
-		r.fail(b.sha256.at, "the artifact has another SHA-256", fmt.Sprintf("%s has %s: if that is the file you mean, write this", path.value, actual))
+		r.fail(b.sha256.at, "the artifact has another SHA-256", fmt.Sprintf("%s has %s: if that is the file you mean, write this", file.value, actual))
 	}
 	if b.signature.ok && (id.PublicKey != "" || id.Vector == zta.Root) {
 		if _, err := zta.Verify(id, artifact, []byte(b.signature.value), r.out.Kernel.RootPublicKey); err != nil {
@@ -413,10 +406,11 @@ func (r *resolver) policies() {
 		compiled[b.origin] = b
 	}
 	_, err := zta.Compile(r.out.Policies, zta.CompileOptions{Mode: r.out.Kernel.Enforcement, Syscalls: r.syscalls()})
-	if err == nil {
+	var all interface{ Unwrap() []error }
+	if !errors.As(err, &all) {
 		return
 	}
-	for _, err := range err.(interface{ Unwrap() []error }).Unwrap() {
+	for _, err := range all.Unwrap() {
 		var pe *zta.PolicyError
 		if !errors.As(err, &pe) {
 			r.fail(first(r.file.kernels).at, "the policies do not compile", err.Error())

@@ -96,8 +96,8 @@ func into[P, B any, H interface {
 	}
 }
 
-// path is where an option stands, as people call it: "plugin.limits.timeout".
-func path(parts ...string) string {
+// dotted is where an option stands, as people call it: "plugin.limits".
+func dotted(parts ...string) string {
 	return strings.Join(slices.DeleteFunc(parts, func(p string) bool { return p == "" }), ".")
 }
 
@@ -116,7 +116,7 @@ func (d *decoder) body(spec *block, target any, body *hclsyntax.Body, at hcl.Ran
 	}
 	for _, o := range spec.options {
 		if _, ok := body.Attributes[o.name]; o.required && !ok {
-			d.fail(at, fmt.Sprintf("%s is missing", path(spec.name, o.name)), fmt.Sprintf("it is %s: %s", o.kind, o.doc))
+			d.fail(at, fmt.Sprintf("%s is missing", dotted(spec.name, o.name)), fmt.Sprintf("it is %s: %s", o.kind, o.doc))
 		}
 	}
 	first := map[string]hcl.Range{}
@@ -175,21 +175,21 @@ func (d *decoder) unexpected(spec *block, name string, at hcl.Range, isBlock boo
 	where := cmp.Or(spec.name, "the file")
 	for _, u := range spec.unbuilt {
 		if u.name == name {
-			d.fail(at, path(spec.name, name)+" is not built yet", strings.TrimSuffix(u.doc+"; "+u.instead, "; "))
+			d.fail(at, dotted(spec.name, name)+" is not built yet", strings.TrimSuffix(u.doc+"; "+u.instead, "; "))
 			return
 		}
 	}
 	var names []string
 	for _, o := range spec.options {
 		if o.name == name {
-			d.fail(at, fmt.Sprintf("%s is not a block", path(spec.name, name)), fmt.Sprintf("it is an option: write %s = …, %s", name, o.kind))
+			d.fail(at, fmt.Sprintf("%s is not a block", dotted(spec.name, name)), fmt.Sprintf("it is an option: write %s = …, %s", name, o.kind))
 			return
 		}
 		names = append(names, o.name)
 	}
 	for _, b := range spec.blocks {
 		if b.name == name {
-			d.fail(at, fmt.Sprintf("%s is not an option", path(spec.name, name)), "it is a block: write "+b.form())
+			d.fail(at, fmt.Sprintf("%s is not an option", dotted(spec.name, name)), "it is a block: write "+b.form())
 			return
 		}
 		names = append(names, b.name)
