@@ -1,10 +1,12 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,6 +88,64 @@ func TestExampleShowsEveryOption(t *testing.T) {
 	if shown < 60 {
 		t.Errorf("only %d options: the walk is broken", shown)
 	}
+}
+
+// TestEveryOptionIsStrict walks the language: each option refuses a value that
+// is of no kind, each misspelt one is told from the right one, and each that is
+// not built yet says so, as an option and as a block.
+func TestEveryOptionIsStrict(t *testing.T) {
+	// says reports whether the only line of a block, inside its parents, is
+	// found wrong in the given words.
+	says := func(parents []*block, line, want string) {
+		t.Helper()
+		var open, close string
+		for _, p := range parents {
+			label := ""
+			if p.label != "" {
+				label = ` "0"`
+			}
+			open += p.name + label + " {\n"
+			close += "}\n"
+		}
+		d, err := newDecoder("strict.hcl", testOptions())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = d.load([]byte(open + line + "\n" + close))
+		var wrong *DiagnosticsError
+		if !errors.As(err, &wrong) {
+			t.Fatalf("%s: %v", line, err)
+		}
+		for _, d := range wrong.Diagnostics() {
+			if d.Line == len(parents)+1 && strings.Contains(d.String(), want) {
+				return
+			}
+		}
+		t.Errorf("line %d, %s, is not told %q:\n%v", len(parents)+1, line, want, err)
+	}
+	var walk func(spec *block, parents []*block)
+	walk = func(spec *block, parents []*block) {
+		for _, o := range spec.options {
+			says(parents, o.name+" = [[]]", "")
+			says(parents, o.name+" = null", "")
+			says(parents, o.name+"x = 1", fmt.Sprintf("did you mean %q?", o.name))
+			says(parents, o.name+" {}", "not a block")
+			if o.secret {
+				says(parents, o.name+` = "literal"`, "is a secret")
+			}
+		}
+		for _, u := range spec.unbuilt {
+			says(parents, u.name+" = 1", "not built yet")
+			says(parents, u.name+` "x" {}`, "not built yet")
+		}
+		for i := range spec.blocks {
+			b := &spec.blocks[i]
+			says(parents, b.name+" = {}", "is not an option")
+			says(parents, b.name+`x "0" {}`, fmt.Sprintf("did you mean %q?", b.name))
+			walk(b, append(slices.Clone(parents), b))
+		}
+	}
+	walk(language(), nil)
 }
 
 // TestReference holds docs/config.md to the language.
