@@ -484,7 +484,7 @@ func putRecord(r *audit.Record) {
 // record is the record of the request, with a decision.
 func (q *request) record(d zta.Decision) *audit.Record {
 	r := records.Get().(*audit.Record)
-	r.Kind, r.Syscall, r.Args, r.Resources = audit.KindSyscall, q.name, q.sc.Args, q.res.Resources
+	r.Kind, r.Syscall, r.Args, r.Resources = audit.KindSyscall, clip(q.name), clipAll(q.sc.Args), clipAll(q.res.Resources)
 	q.gate.subjectOf(r, q.sc.Subject)
 	if q.sc.Call != nil {
 		r.Call = q.sc.Call.id
@@ -499,6 +499,44 @@ func (q *request) record(d zta.Decision) *audit.Record {
 		r.Digest = hex.EncodeToString(sum[:])
 	}
 	return r
+}
+
+// Limits of what a record holds of what a guest said, so that nothing a guest
+// says makes its record too large to write. What is longer is cut, and stands
+// for itself by length and hash.
+const (
+	maxText   = 1 << 10 // bytes of one argument, resource or name
+	maxTexts  = 4 << 10 // bytes of a list of them; a longer list is cut to maxListed
+	maxListed = 8
+)
+
+func clip(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	sum := sha256.Sum256([]byte(s))
+	return fmt.Sprintf("%s… (%d bytes, sha256 %x)", s[:maxText/4], len(s), sum)
+}
+
+func clipAll(list []string) []string {
+	total, fits := 0, true
+	for _, s := range list {
+		total += len(s)
+		fits = fits && len(s) <= maxText
+	}
+	if fits && total <= maxTexts {
+		return list
+	}
+	out := make([]string, 0, len(list))
+	for i, s := range list {
+		s = clip(s)
+		if i >= maxListed {
+			all := sha256.Sum256([]byte(strings.Join(list, "\x00")))
+			return append(out, fmt.Sprintf("… (%d in all, sha256 of all %x)", len(list), all))
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 func (g *Gate) subjectOf(r *audit.Record, s *Subject) {

@@ -652,6 +652,32 @@ func TestQuarantineStopsEffects(t *testing.T) {
 	}
 }
 
+// TestHugeArgumentsAreOnRecord: nothing that a guest can say makes its denial
+// too large for the real log.
+func TestHugeArgumentsAreOnRecord(t *testing.T) {
+	w := newWorld(t, zta.Enforce, capability.Grant{}, allowAll)
+	log, err := audit.Open(audit.Options{Dir: t.TempDir(), Name: "test", AllowGenerate: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	w.gate.log = log
+	many := make([]string, MaxArgs)
+	for i := range many {
+		many[i] = strings.Repeat("\x01", MaxArgBytes/MaxArgs)
+	}
+	before := log.Head().Records
+	n := uint64(0)
+	for _, args := range [][]string{{strings.Repeat("\x01", MaxArgBytes)}, {strings.Repeat("\xff", 10*MaxArgBytes)}, many, make([]string, 100_000)} {
+		w.do("file_write", args...)
+		w.do(strings.Repeat("\x1b", 100_000), args...)
+		n += 2
+	}
+	if got := log.Head().Records - before; got != n {
+		t.Errorf("%d of %d denials on record", got, n)
+	}
+}
+
 func TestHandlesBelongToOneContainer(t *testing.T) {
 	a, b := NewContainer("a"), NewContainer("b")
 	h, err := a.Open(closer(func() {}), "x")

@@ -12,7 +12,8 @@ engine "wazero" {
 }
 
 audit {
-  dir = "audit"
+  dir          = "audit"
+  generate_key = true # for a demo: a key beside its log proves little to others
 }
 
 # Reading below /data is what the plugins are for. Whoever tries to climb out of
