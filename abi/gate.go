@@ -157,7 +157,7 @@ func (q *request) run(ctx context.Context) (SyscallResult, zta.Decision) {
 
 	q.name = capability.Canonical(sc.Syscall)
 	if q.reg = g.registry.lookup(sc.Syscall); q.reg == nil {
-		return q.deny(RuleRegistry, zta.UnknownSyscall, fmt.Sprintf("unknown syscall %q", sc.Syscall))
+		return q.deny(RuleRegistry, zta.UnknownSyscall, fmt.Sprintf("unknown syscall %q", clip(sc.Syscall)))
 	}
 	q.name = q.reg.Name
 	if err := q.reg.checkArgs(sc.Args); err != nil {
@@ -436,7 +436,7 @@ func (g *Gate) mode() zta.Mode { return g.GetPolicyGraph().Mode() }
 func (q *request) refuse(d zta.Decision) SyscallResult {
 	r := q.record(d)
 	defer putRecord(r)
-	r.Reason = d.Reason
+	r.Reason = clip(d.Reason)
 	_, _ = q.gate.log.Append(r)
 	status := Blocked
 	if d.Outcome == zta.Quarantine {
@@ -524,7 +524,7 @@ func clipAll(list []string) []string {
 		total += len(s)
 		fits = fits && len(s) <= maxText
 	}
-	if fits && total <= maxTexts {
+	if fits && total <= maxTexts && len(list) <= MaxArgs {
 		return list
 	}
 	out := make([]string, 0, len(list))
