@@ -149,9 +149,10 @@ func graceful(ctx context.Context) (context.Context, context.CancelFunc) {
 	return later, func() { stop(); cancel() }
 }
 
-// Explain says how a syscall of a plugin would be decided by the policy in force.
-func (c *Client) Explain(ctx context.Context, q ExplainRequest) (Explanation, error) {
-	return ask[Explanation](ctx, c, http.MethodPost, "/v1/explain", q)
+// Explain says how a request of a plugin would be decided by the policy in
+// force, for each syscall that it takes.
+func (c *Client) Explain(ctx context.Context, q ExplainRequest) ([]Explanation, error) {
+	return ask[[]Explanation](ctx, c, http.MethodPost, "/v1/explain", q)
 }
 
 // Cases lists the quarantine cases, in order of opening.

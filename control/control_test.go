@@ -105,6 +105,18 @@ func newKernel(t testing.TB) *kernel {
 	s := NewServer(Options{
 		Host: h, Log: log, Kind: kindOf, Version: "1.2.3", AuditDir: filepath.Join(dir, "audit"),
 		Config: func() Configuration { return Configuration{Path: "f.hcl", Config: cfg} },
+		Explain: func(_ context.Context, q ExplainRequest) ([]Explanation, error) {
+			id, err := h.Lookup(q.Plugin)
+			if err != nil {
+				return nil, err
+			}
+			p, err := h.Plugin(id)
+			if err != nil {
+				return nil, err
+			}
+			r := &zta.Request{Syscall: q.Syscall, Args: q.Args, Plugin: p.Name, Identity: &p.Identity, Ceiling: p.TrustLevel, Now: time.Now()}
+			return []Explanation{NewExplanation(r, h.Gate().GetPolicyGraph().Explain(r))}, nil
+		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
@@ -224,12 +236,12 @@ func TestChangesAreAttributed(t *testing.T) {
 func TestExplain(t *testing.T) {
 	k := newKernel(t)
 	k.start(t)
-	e, err := k.client.Explain(t.Context(), ExplainRequest{Plugin: "tool", Syscall: "probe"})
-	if err != nil || e.Outcome != "blocked" || e.Rule != "probing" || e.Level != "limited" || len(e.Rules) != 1 || !e.Rules[0].InScope || e.Rules[0].Holds {
-		t.Errorf("explain: %+v, %v", e, err)
+	q := ExplainRequest{Plugin: "tool", Syscall: "probe", Args: []string{"a"}}
+	es, err := k.client.Explain(t.Context(), q)
+	if err != nil || len(es) != 1 || es[0].Outcome != "blocked" || es[0].Rule != "probing" || es[0].Level != "limited" ||
+		len(es[0].Rules) != 1 || !es[0].Rules[0].InScope || es[0].Rules[0].Holds || es[0].Args[0] != "a" {
+		t.Errorf("explain: %+v, %v", es, err)
 	}
-	_, err = k.client.Explain(t.Context(), ExplainRequest{Plugin: "tool", Syscall: "nosuch"})
-	wantKind(t, err, NotFound, "probe")
 	_, err = k.client.Explain(t.Context(), ExplainRequest{Plugin: "nosuch", Syscall: "probe"})
 	wantKind(t, err, NotFound, "tool")
 }

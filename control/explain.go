@@ -6,14 +6,16 @@ import (
 
 // ExplainRequest asks how a syscall of a plugin would be decided.
 type ExplainRequest struct {
-	Plugin    string   `json:"plugin"` // name or id
-	Syscall   string   `json:"syscall"`
-	Args      []string `json:"args,omitempty"`
-	Resources []string `json:"resources,omitempty"` // canonical
+	Plugin  string   `json:"plugin"` // name or id
+	Syscall string   `json:"syscall"`
+	Args    []string `json:"args,omitempty"`
+	// Resources are canonical. None means those that the arguments resolve to.
+	Resources []string `json:"resources,omitempty"`
 }
 
-// Explanation is how a request would be decided, and what each policy has to
-// say about it.
+// Explanation is how one syscall of a request would be decided, and what each
+// policy has to say about it. A request may take several: an open that can
+// write is a write too.
 type Explanation struct {
 	Plugin    string   `json:"plugin"`
 	Identity  Identity `json:"identity"`
@@ -28,7 +30,7 @@ type Explanation struct {
 	Rule    string `json:"rule"`
 	Reason  string `json:"reason,omitempty"`
 	// NotGranted lists what the plugin's capability set lacks: the syscall or
-	// resources. Policy is not asked then.
+	// resources.
 	NotGranted []string `json:"not_granted,omitempty"`
 	Reports    []string `json:"reports,omitempty"` // of policies in audit mode
 	Score      float64  `json:"score"`
@@ -57,30 +59,14 @@ type Requirement struct {
 	Detail string `json:"detail,omitempty"` // why, if it does not hold
 }
 
-// ruleCapability stands for the plugin's capability set in Explanation.Rule.
-const ruleCapability = "capability"
-
-// Explain says how a policy graph decides a request, after the capability set
-// of the request had its say. The syscall must be a canonical name.
-func Explain(g *zta.PolicyGraph, r *zta.Request) Explanation {
-	x := g.Explain(r)
+// NewExplanation is what policy has to say about a request, as it crosses the
+// socket.
+func NewExplanation(r *zta.Request, x zta.Explanation) Explanation {
 	d := x.Decision
 	e := Explanation{
 		Plugin: r.Plugin, Identity: viewIdentity(*r.Identity), Syscall: r.Syscall, Args: r.Args, Resources: r.Resources,
 		Outcome: d.Outcome.String(), Relaxed: d.Relaxed, Rule: d.Rule, Reason: d.Reason,
 		Reports: d.Reports, Score: d.Score, Level: d.Level.String(), Policy: d.Policy, Rules: []Rule{},
-	}
-	if !r.Set.Syscall(r.Syscall) {
-		e.NotGranted = append(e.NotGranted, r.Syscall)
-	}
-	for _, res := range r.Resources {
-		if !r.Set.Resource(res) {
-			e.NotGranted = append(e.NotGranted, res)
-		}
-	}
-	if len(e.NotGranted) > 0 {
-		e.Outcome, e.Relaxed, e.Rule = zta.Block.String(), false, ruleCapability
-		e.Reason = "the capability set of the plugin does not grant it"
 	}
 	for _, t := range x.Rules {
 		ru := Rule{

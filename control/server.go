@@ -18,7 +18,6 @@ import (
 	"forgeone.dev/forgeone/config"
 	"forgeone.dev/forgeone/host"
 	"forgeone.dev/forgeone/quarantine"
-	"forgeone.dev/forgeone/zta"
 )
 
 // Bounds of what crosses the socket.
@@ -47,7 +46,10 @@ type Options struct {
 	Config func() Configuration
 	// Kind classes the errors of the kernel: they come from more rooms than
 	// this package knows. [Failed] is always a right answer.
-	Kind     func(error) Kind
+	Kind func(error) Kind
+	// Explain says how a request of a plugin would be decided now, for each
+	// syscall that it takes.
+	Explain  func(context.Context, ExplainRequest) ([]Explanation, error)
 	Version  string
 	AuditDir string
 	Logger   hclog.Logger // nil for none
@@ -385,35 +387,16 @@ func (s *Server) callPlugin(w http.ResponseWriter, r *http.Request) ([]byte, err
 	return s.Host.Call(ctx, id, function, input)
 }
 
-func (s *Server) explain(_ *http.Request, body []byte) (any, error) {
+func (s *Server) explain(r *http.Request, body []byte) (any, error) {
 	var q ExplainRequest
 	if err := decode(body, &q); err != nil {
 		return nil, err
 	}
-	id, err := s.Host.Lookup(q.Plugin)
+	es, err := s.Explain(r.Context(), q)
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.Host.Plugin(id)
-	if err != nil {
-		return nil, err
-	}
-	cfg, err := s.configured(p.Name)
-	if err != nil {
-		return nil, err
-	}
-	reg, ok := s.Host.Gate().Registry().Lookup(q.Syscall)
-	if !ok {
-		return nil, &Error{Kind: NotFound, Message: fmt.Sprintf("no syscall is called %q: there are %v", q.Syscall, s.Host.Gate().Registry().Names())}
-	}
-	now := time.Now()
-	// What its history holds is the host's alone; its weight is the integrity.
-	dna := zta.NewExecutionDNA(p.Container, p.Identity)
-	dna.SetIntegrity(now, p.Integrity)
-	return Explain(s.Host.Gate().GetPolicyGraph(), &zta.Request{
-		Syscall: reg.Name, Args: q.Args, Resources: q.Resources, Plugin: p.Name, Container: p.Container,
-		Identity: &p.Identity, Ceiling: p.TrustLevel, Set: cfg.Capabilities.Intersect(s.Host.Capabilities()), DNA: dna, Now: now,
-	}), nil
+	return es, nil
 }
 
 func (s *Server) cases(*http.Request, []byte) (any, error) { return s.Host.Cases().List(), nil }

@@ -500,6 +500,30 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("explain: %+v", es)
 	}
 
+	// As the gate: what is not granted is refused, and a violation that isolates
+	// isolates all the same; a write is an open and a write.
+	write(t, config, []byte(baseConfig+`
+plugin "tool" {
+  wasm        = "tool.wasm"
+  trust_level = "standard"
+  capabilities {
+    syscalls  = ["file_open", "file_read"]
+    resources = ["file:///data/**"]
+  }
+  mount "/data" { host = "." }
+}
+policy "inbox" {
+  syscalls     = ["file_open"]
+  on_violation = "quarantine"
+  arg "0" { deny = "\\.\\." }
+}
+`))
+	explain("--syscall", "open_file", "--arg", "/data/f.hcl", "--arg", "r").want(t, 0, "file_open(/data/f.hcl, r)", "file:///data/f.hcl", "ALLOWED by inbox")
+	explain("--syscall", "file_open", "--arg", "/data/../etc/passwd", "--arg", "r").want(t, 4, "QUARANTINED by inbox", "not granted", "file:///etc/passwd")
+	explain("--syscall", "file_open", "--arg", "/etc/passwd", "--arg", "r").want(t, 3, "BLOCKED by capability")
+	explain("--syscall", "file_open", "--arg", "/data/new", "--arg", "w").want(t, 3, "file_write", "BLOCKED by capability")
+	explain("--syscall", "file_close", "--resource", "file:///data/f.hcl").want(t, 0, "ALLOWED by release")
+
 	write(t, config, []byte("kernel {\n  nmae = 1\n}\n"))
 	forgeone(t, "policy", "check", "--config", config).want(t, 2, "f.hcl:2", "name", "mistakes")
 	var r checkResult

@@ -1,20 +1,14 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"forgeone.dev/forgeone/abi"
 	"forgeone.dev/forgeone/config"
 	"forgeone.dev/forgeone/control"
-	"forgeone.dev/forgeone/host"
 	"forgeone.dev/forgeone/syscalls"
 	"forgeone.dev/forgeone/zta"
 )
@@ -107,9 +101,9 @@ func loadGraph(path string) (*config.Config, *zta.PolicyGraph, error) {
 
 // explainOptions are the flags of policy explain.
 type explainOptions struct {
-	config, plugin, syscall string
-	args, resources         []string
-	live, exitCode          bool
+	config         string
+	request        control.ExplainRequest
+	live, exitCode bool
 }
 
 func (c *cli) policyExplain() *cobra.Command {
@@ -128,7 +122,7 @@ Conditions on the history itself (dna.…) see an empty one.`,
   forgeone policy explain --config forgeone.hcl --plugin summarise --syscall kv_put --arg total --live --exit-code`,
 		Args: noArgs,
 		RunE: c.do(func(cmd *cobra.Command, _ []string) error {
-			es, err := explain(cmd.Context(), o)
+			es, err := o.explain(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -142,10 +136,10 @@ Conditions on the history itself (dna.…) see an empty one.`,
 		}),
 	}
 	cmd.Flags().StringVar(&o.config, "config", "", "configuration of the plugin")
-	cmd.Flags().StringVar(&o.plugin, "plugin", "", "plugin that asks")
-	cmd.Flags().StringVar(&o.syscall, "syscall", "", "syscall that it asks for")
-	cmd.Flags().StringArrayVar(&o.args, "arg", nil, "argument of the syscall; once for each, in order")
-	cmd.Flags().StringArrayVar(&o.resources, "resource", nil, "canonical resource, such as file:///data/a.txt; once for each")
+	cmd.Flags().StringVar(&o.request.Plugin, "plugin", "", "plugin that asks")
+	cmd.Flags().StringVar(&o.request.Syscall, "syscall", "", "syscall that it asks for")
+	cmd.Flags().StringArrayVar(&o.request.Args, "arg", nil, "argument of the syscall; once for each, in order")
+	cmd.Flags().StringArrayVar(&o.request.Resources, "resource", nil, "canonical resource, such as file:///data/a.txt; once for each")
 	cmd.Flags().BoolVar(&o.live, "live", false, "ask the running kernel")
 	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "exit with 3 if it would be blocked, 4 if quarantined")
 	for _, f := range []string{"config", "plugin", "syscall"} {
@@ -154,117 +148,19 @@ Conditions on the history itself (dna.…) see an empty one.`,
 	return cmd
 }
 
-// explain explains the syscall and those that this use of it implies.
-func explain(ctx context.Context, o explainOptions) ([]control.Explanation, error) {
-	cfg, graph, err := loadGraph(o.config)
-	if err != nil {
-		return nil, err
-	}
-	pc, err := pluginOf(cfg, o.config, o.plugin)
-	if err != nil {
-		return nil, err
-	}
-	names, resources, err := resolve(ctx, pc, o)
-	if err != nil {
-		return nil, err
-	}
-	decide, done, err := decider(ctx, cfg, graph, pc, o.live)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	var es []control.Explanation
-	for _, name := range names {
-		e, err := decide(control.ExplainRequest{Plugin: pc.Name, Syscall: name, Args: o.args, Resources: resources})
-		if err != nil {
-			return nil, err
-		}
-		es = append(es, e)
-	}
-	return es, nil
-}
-
-// resolve finds what a request means, as the gate would, without an effect: the
-// syscalls it takes and its resources.
-func resolve(ctx context.Context, pc host.PluginConfig, o explainOptions) (names, resources []string, err error) {
-	registry, err := newRegistry(syscalls.Options{})
-	if err != nil {
-		return nil, nil, err
-	}
-	reg, ok := registry.Lookup(o.syscall)
-	if !ok {
-		return nil, nil, &usageError{fmt.Errorf("no syscall is called %q: there are %s", o.syscall, strings.Join(registry.Names(), ", "))}
-	}
-	names = []string{reg.Name}
-	if len(o.resources) > 0 || reg.Resolve == nil {
-		return names, o.resources, nil
-	}
-	s := &abi.Subject{Plugin: pc.Name, TrustLevel: pc.TrustLevel, Capabilities: pc.Capabilities, Container: abi.NewContainer("explain")}
-	for _, m := range pc.Mounts {
-		root, err := os.OpenRoot(m.Host)
-		if err != nil {
-			return nil, nil, fmt.Errorf("mount %q of plugin %q: %w", m.Guest, pc.Name, err)
-		}
-		defer func() { _ = root.Close() }()
-		s.Mounts = append(s.Mounts, abi.Mount{Guest: m.Guest, Root: root, ReadOnly: m.ReadOnly})
-	}
-	if want := strings.Join(reg.Args, ", "); len(o.args) < len(reg.Args) && !(strings.HasSuffix(want, "...") && len(o.args) == len(reg.Args)-1) {
-		return nil, nil, &usageError{fmt.Errorf("%s takes the arguments %s: give --arg for each, or --resource", reg.Name, want)}
-	}
-	res, err := reg.Resolve(ctx, &abi.SyscallContext{Subject: s, Syscall: reg.Name, Args: o.args})
-	if err != nil {
-		return nil, nil, &usageError{fmt.Errorf("%s: what it would act on cannot be told: %w; give --resource", reg.Name, err)}
-	}
-	if closer, ok := res.Object.(io.Closer); ok {
-		_ = closer.Close()
-	}
-	return append(names, res.Also...), res.Resources, nil
-}
-
-// decider is who explains: the running kernel, or the configuration itself.
-func decider(ctx context.Context, cfg *config.Config, graph *zta.PolicyGraph, pc host.PluginConfig, live bool) (
-	decide func(control.ExplainRequest) (control.Explanation, error), done func(), err error,
-) {
-	if live {
-		k, err := control.Dial(ctx, cfg.Kernel.Socket)
-		if err != nil {
-			return nil, nil, err
-		}
-		return func(q control.ExplainRequest) (control.Explanation, error) { return k.Explain(ctx, q) }, k.Close, nil
-	}
-	artifact, err := os.ReadFile(pc.WasmModule + pc.NativeLibrary)
-	if err != nil {
-		return nil, nil, fmt.Errorf("artifact of plugin %q: %w", pc.Name, err)
-	}
-	spec := pc.Identity
-	if spec.ID == "" {
-		spec = zta.IdentitySpec{ID: "plugin:" + pc.Name, Vector: zta.Unverified} // as host does
-	}
-	id, err := zta.Verify(spec, artifact, pc.Signature, cfg.Kernel.RootPublicKey)
-	if err != nil {
-		return nil, nil, err
-	}
-	return func(q control.ExplainRequest) (control.Explanation, error) {
-		return control.Explain(graph, &zta.Request{
-			Syscall: q.Syscall, Args: q.Args, Resources: q.Resources, Plugin: pc.Name, Container: "explain",
-			Identity: &id, Ceiling: pc.TrustLevel, Set: pc.Capabilities, Now: time.Now(),
-		}), nil
-	}, func() {}, nil
-}
-
-// verdict is the exit code of what was explained: the worst counts.
+// verdict is the exit code of what was explained: the first syscall that does
+// not proceed decides, as in the gate.
 func verdict(es []control.Explanation) error {
-	var worst error
 	for _, e := range es {
 		switch {
 		case e.Outcome == zta.Allow.String() || e.Relaxed:
 		case e.Outcome == zta.Quarantine.String():
 			return &silentError{control.Quarantined}
 		default:
-			worst = &silentError{control.Blocked}
+			return &silentError{control.Blocked}
 		}
 	}
-	return worst
+	return nil
 }
 
 func printExplanations(p *printer, es []control.Explanation) {

@@ -73,7 +73,7 @@ func (c *cli) runKernel(ctx context.Context, path string, cfg *config.Config) (e
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	server := control.NewServer(control.Options{
-		Host: k.host, Log: k.log, Config: r.current, Kind: kindOf, Version: versionOf().Version, AuditDir: cfg.Audit.Dir, Logger: logger.Named("control"),
+		Host: k.host, Log: k.log, Config: r.current, Kind: kindOf, Explain: r.explain, Version: versionOf().Version, AuditDir: cfg.Audit.Dir, Logger: logger.Named("control"),
 	})
 	watched := make(chan struct{})
 	go func() {
