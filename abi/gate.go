@@ -382,7 +382,7 @@ func (q *request) overreached(reason string) (SyscallResult, zta.Decision) {
 	if d.Proceeds() || d.Outcome == zta.Block {
 		return q.deny(RuleCapability, zta.Denied, reason)
 	}
-	d.Reason += "; and " + reason
+	d.Reason += "; nor is it in the capability set"
 	return q.violated(d)
 }
 

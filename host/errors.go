@@ -23,11 +23,10 @@ type ConfigError struct {
 }
 
 func (e *ConfigError) Error() string {
-	at := ""
 	if e.Origin != "" {
-		at = e.Origin + ": "
+		return e.Origin + ": " + e.Err.Error()
 	}
-	return fmt.Sprintf("%splugin %q: %v", at, e.Plugin, e.Err)
+	return e.Err.Error()
 }
 
 func (e *ConfigError) Unwrap() error { return e.Err }

@@ -95,8 +95,47 @@ type running struct {
 	calls   sync.WaitGroup
 	ended   chan struct{} // closed by end
 
-	mu sync.Mutex // guards up
-	up unit       // nil until the artifact was started
+	mu       sync.Mutex // guards what follows
+	up       unit       // nil until the artifact was started
+	isolated isolation
+}
+
+// isolation is what a running plugin's isolation came to.
+type isolation struct {
+	outcome zta.Outcome   // the strongest so far: Block, Freeze or Quarantine
+	done    chan struct{} // closed when the case is open
+	caseID  string        // once done is closed
+}
+
+// claim claims an isolation: it is the caller's to carry out if mine, else one
+// that is as strong is under way or done.
+func (r *running) claim(o zta.Outcome) (done chan struct{}, mine bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.isolated.done != nil && r.isolated.outcome >= o {
+		return r.isolated.done, false
+	}
+	r.isolated = isolation{outcome: o, done: make(chan struct{})}
+	return r.isolated.done, true
+}
+
+func (r *running) caseID() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.isolated.caseID
+}
+
+// quarantine waits until the case of a container that was quarantined is open,
+// and is that case.
+func (r *running) quarantine() string {
+	r.mu.Lock()
+	i := r.isolated
+	r.mu.Unlock()
+	if i.outcome != zta.Quarantine {
+		return ""
+	}
+	<-i.done
+	return r.caseID()
 }
 
 // unit is what runs, or nil before it was started.
@@ -624,6 +663,11 @@ func (r *running) explain(call *abi.Call, err error) error {
 	}
 	var denied *abi.DeniedError
 	if errors.As(context.Cause(call.Context()), &denied) || (errors.As(err, &denied) && denied.Status == abi.Quarantined) {
+		if denied.Status == abi.Quarantined {
+			if id := r.quarantine(); id != "" {
+				return &abi.DeniedError{Status: abi.Quarantined, Reason: fmt.Sprintf("plugin %s is quarantined by case %s: %s", r.plugin.name, id, denied.Reason)}
+			}
+		}
 		return denied
 	}
 	gate, name := r.plugin.host.k.gate, r.plugin.name
@@ -658,8 +702,14 @@ func limitError(plugin string, err error) error {
 	return err
 }
 
-// isolated completes an isolation that the gate began.
-func (p *plugin) isolated(r *running, d zta.Decision) string {
+// isolate completes an isolation that the gate began, and is its case. What is
+// isolated already keeps the case it has.
+func (p *plugin) isolate(r *running, d zta.Decision) string {
+	done, mine := r.claim(d.Outcome)
+	if !mine {
+		<-done
+		return r.caseID()
+	}
 	if u := r.unit(); d.Outcome == zta.Quarantine && u != nil {
 		u.kill()
 	}
@@ -674,14 +724,18 @@ func (p *plugin) isolated(r *running, d zta.Decision) string {
 		p.host.k.logger.Error("quarantine case is not kept", "plugin", p.name, "case", k.ID, "error", err)
 	}
 	p.set(func() {
-		phase := PluginPaused
-		if d.Outcome == zta.Quarantine {
-			phase = PluginQuarantined
+		if p.status.Phase == PluginQuarantined {
+			return
 		}
-		if p.status.Phase != PluginQuarantined {
-			p.status = PluginStatus{Phase: phase, Case: k.ID, Reason: d.Reason}
+		p.status = PluginStatus{Phase: PluginPaused, Case: k.ID, Reason: d.Reason}
+		if d.Outcome == zta.Quarantine {
+			p.status.Phase = PluginQuarantined
 		}
 	})
+	r.mu.Lock()
+	r.isolated.caseID = k.ID
+	r.mu.Unlock()
+	close(done)
 	if err := p.host.history.store(); err != nil {
 		p.host.k.logger.Error("histories are not stored", "error", err)
 	}

@@ -338,7 +338,7 @@ func (h *PluginHost) isolate(s *abi.Subject, d zta.Decision) string {
 		return ""
 	}
 	run := r.(*running)
-	return run.plugin.isolated(run, d)
+	return run.plugin.isolate(run, d)
 }
 
 // keepHistories stores the histories while plugins run, so that a crash loses
