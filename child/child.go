@@ -331,17 +331,27 @@ func (p *Process) Stop(ctx context.Context) error {
 	case <-t.C:
 		p.run.kill("it did not end when asked to")
 	}
-	t.Reset(killTimeout)
+	return p.ended(p.done)
+}
+
+// Kill ends the child at once. When it returns the process is gone; it fails
+// only if the system does not carry out the kill.
+func (p *Process) Kill() error {
+	p.run.kill("it was to end at once")
+	return p.ended(p.run.gone)
+}
+
+// ended waits, after a kill, for its effect.
+func (p *Process) ended(effect <-chan struct{}) error {
+	t := time.NewTimer(killTimeout)
+	defer t.Stop()
 	select {
-	case <-p.done:
+	case <-effect:
 		return nil
 	case <-t.C:
 		return fmt.Errorf("%s: process %d was killed and has not ended after %v", p.name, p.PID(), killTimeout)
 	}
 }
-
-// Kill ends the child at once. It does not wait: see [Process.Exited].
-func (p *Process) Kill() { p.run.kill("it was to end at once") }
 
 // linkName is what go-plugin calls the one plugin of a set; it is not sent.
 const linkName = "child"

@@ -39,7 +39,7 @@ func TestServes(t *testing.T) {
 	if err := p.Stop(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if gone(p.PID()) == false {
+	if !gone(p.PID()) {
 		t.Error("it was stopped and its process is there")
 	}
 	err := p.ExitError()
@@ -316,7 +316,7 @@ func TestLevelIsCapped(t *testing.T) {
 func TestOffspringEndsToo(t *testing.T) {
 	for name, end := range map[string]func(*child.Process){
 		"stop": func(p *child.Process) { _ = p.Stop(t.Context()) },
-		"kill": func(p *child.Process) { p.Kill(); <-p.Exited() },
+		"kill": func(p *child.Process) { _ = p.Kill() },
 		"by itself": func(p *child.Process) {
 			_ = syscall.Kill(p.PID(), syscall.SIGKILL)
 			<-p.Exited()
@@ -351,7 +351,9 @@ func TestEndIsTold(t *testing.T) {
 	})
 	t.Run("killed", func(t *testing.T) {
 		p := start(t, config("serve"))
-		p.Kill()
+		if err := p.Kill(); err != nil || !gone(p.PID()) {
+			t.Errorf("it was killed: %v", err)
+		}
 		<-p.Exited()
 		if err := p.ExitError(); !errors.Is(err, child.ErrExited) || !strings.Contains(err.Error(), "because it was to end at once") {
 			t.Errorf("got %v", err)

@@ -56,18 +56,18 @@ type run struct {
 	conn       atomic.Pointer[grpc.ClientConn] // also when go-plugin has dropped it
 
 	stdout *handshakeReader
-	exited chan struct{} // closed when the process has ended and its output was read
+	gone   chan struct{} // closed, under mu, when the process was reaped: its id may be another's
+	exited chan struct{} // closed after that, when its output was read
 
 	mu     sync.Mutex // guards what follows
 	cmd    *exec.Cmd  // nil until the process runs
-	reaped bool       // the process id may be another's by now
 	reason string     // why it was killed, if it was
 }
 
 func newRun(cfg Config) *run {
 	return &run{
 		name: cfg.Name, path: cfg.Path, args: cfg.Args, extraEnv: cfg.Env, versions: cfg.Versions, startTimeout: cfg.StartTimeout,
-		log: newOutput(cfg.Logger, cfg.MaxLevel), exited: make(chan struct{}),
+		log: newOutput(cfg.Logger, cfg.MaxLevel), gone: make(chan struct{}), exited: make(chan struct{}),
 	}
 }
 
@@ -151,7 +151,7 @@ func (r *run) attend(stderr *os.File) {
 	r.mu.Lock()
 	killGroup(r.cmd.Process.Pid) // while the id is still this process's
 	_ = r.cmd.Wait()             // how it ended is in ProcessState
-	r.reaped = true
+	close(r.gone)
 	r.mu.Unlock()
 
 	t := time.NewTimer(drainTime)
@@ -170,8 +170,10 @@ func (r *run) attend(stderr *os.File) {
 func (r *run) kill(reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.reaped {
+	select {
+	case <-r.gone:
 		return
+	default:
 	}
 	if r.reason == "" {
 		r.reason = reason

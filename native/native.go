@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -154,6 +155,7 @@ type Plugin struct {
 	name   string
 	proc   *child.Process
 	client wire.PluginClient
+	kernel *kernel
 	desc   Description
 }
 
@@ -179,17 +181,16 @@ func Start(ctx context.Context, cfg Config) (*Plugin, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plugin{name: cfg.Name, proc: proc, client: wire.NewPluginClient(proc.Conn())}
+	p := &Plugin{name: cfg.Name, proc: proc, client: wire.NewPluginClient(proc.Conn()), kernel: &kernel{gate: cfg.Gate, calls: map[uint64]*inFlight{}}}
 	if err := p.describe(ctx, cfg); err != nil {
-		proc.Kill()
-		return nil, errors.Join(err, proc.Stop(ctx))
+		return nil, errors.Join(err, proc.Kill(), proc.Stop(ctx))
 	}
 	return p, nil
 }
 
 // describe offers the gate to the plugin and asks what it is.
 func (p *Plugin) describe(ctx context.Context, cfg Config) error {
-	id, err := p.proc.Serve(wire.MaxSyscall, func(s grpc.ServiceRegistrar) { wire.RegisterKernelServer(s, &kernel{gate: cfg.Gate}) })
+	id, err := p.proc.Serve(wire.MaxSyscall, func(s grpc.ServiceRegistrar) { wire.RegisterKernelServer(s, p.kernel) })
 	if err != nil {
 		return err
 	}
@@ -236,9 +237,12 @@ func (d *Description) check() string {
 func (p *Plugin) Description() Description { return p.desc }
 
 // Call runs a function. call is the number that the plugin's syscalls for it
-// will carry. ctx and its deadline are the function's too. Errors:
-// [ErrNoFunction], [ErrTooLarge], *[FunctionError], [ErrExited] when the
-// process ends meanwhile, or the cause of ctx.
+// will carry; no two calls that run together have the same. ctx and its deadline
+// are the function's too. Syscalls end with the call that they are for: when
+// Call returns, none of them is still served.
+//
+// Errors: [ErrNoFunction], [ErrTooLarge], *[FunctionError], [ErrExited] when
+// the process ends meanwhile, or the cause of ctx.
 func (p *Plugin) Call(ctx context.Context, call uint64, function string, input []byte) ([]byte, error) {
 	if _, ok := slices.BinarySearch(p.desc.Functions, function); !ok {
 		has := "none"
@@ -247,6 +251,11 @@ func (p *Plugin) Call(ctx context.Context, call uint64, function string, input [
 		}
 		return nil, fmt.Errorf("%w: plugin %s has no %q; its functions: %s", ErrNoFunction, p.name, function, has)
 	}
+	ctx, end, err := p.kernel.begin(ctx, call)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.name, err)
+	}
+	defer end()
 	r, err := p.client.Call(ctx, &wire.CallRequest{Call: call, Function: function, Input: input})
 	if err != nil {
 		return nil, p.fault(ctx, err)
@@ -263,6 +272,11 @@ func (p *Plugin) Lifecycle(ctx context.Context, call uint64, event Event) error 
 	if e == wire.Event_EVENT_UNSPECIFIED {
 		return fmt.Errorf("native: %q is not a lifecycle event", string(event))
 	}
+	ctx, end, err := p.kernel.begin(ctx, call)
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	defer end()
 	r, err := p.client.Lifecycle(ctx, &wire.LifecycleRequest{Call: call, Event: e})
 	if err != nil {
 		return p.fault(ctx, err)
@@ -298,8 +312,8 @@ func (p *Plugin) ExitError() error { return p.proc.ExitError() }
 // [child.Process.Stop].
 func (p *Plugin) Stop(ctx context.Context) error { return p.proc.Stop(ctx) }
 
-// Kill ends the process at once and does not wait for it.
-func (p *Plugin) Kill() { p.proc.Kill() }
+// Kill ends the process at once; see [child.Process.Kill].
+func (p *Plugin) Kill() error { return p.proc.Kill() }
 
 // settle is how long a request that was not served waits to learn that the
 // process has ended: the connection is seen to break before the process is
@@ -334,6 +348,54 @@ func (p *Plugin) fault(ctx context.Context, err error) error {
 type kernel struct {
 	wire.UnimplementedKernelServer
 	gate Gate
+
+	mu    sync.Mutex // guards calls
+	calls map[uint64]*inFlight
+}
+
+// inFlight is a call that runs.
+type inFlight struct {
+	ctx      context.Context
+	syscalls sync.WaitGroup // Add under kernel.mu, while it is in kernel.calls
+}
+
+// begin enters a call, until end: that takes no more of its syscalls, cancels
+// those that are served and waits for them.
+func (k *kernel) begin(ctx context.Context, call uint64) (_ context.Context, end func(), _ error) {
+	ctx, cancel := context.WithCancel(ctx)
+	c := &inFlight{ctx: ctx}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.calls[call] != nil {
+		cancel()
+		return nil, nil, fmt.Errorf("a call with the number %d is running already", call)
+	}
+	k.calls[call] = c
+	return ctx, func() {
+		k.mu.Lock()
+		delete(k.calls, call)
+		k.mu.Unlock()
+		cancel()
+		c.syscalls.Wait()
+	}, nil
+}
+
+// join makes a syscall part of the call that it names, if that runs.
+func (k *kernel) join(ctx context.Context, call uint64) (_ context.Context, done func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.calls[call]
+	if c == nil {
+		return ctx, func() {}
+	}
+	c.syscalls.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(c.ctx, func() { cancel(context.Cause(c.ctx)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		c.syscalls.Done()
+	}
 }
 
 // Syscall implements wire.KernelServer.
@@ -345,6 +407,8 @@ func (k *kernel) Syscall(ctx context.Context, r *wire.SyscallRequest) (*wire.Sys
 	for i, a := range r.Args {
 		args[i] = string(a)
 	}
+	ctx, done := k.join(ctx, r.Call)
+	defer done()
 	res := k.gate(ctx, Syscall{Call: r.Call, Name: r.Name, Args: args, Handle: r.Handle, Payload: r.Payload})
 	out := &wire.SyscallResponse{Status: wire.Status(res.Status), Data: res.Data, Code: res.Code, Message: valid(res.Message)}
 	if len(res.Context) > 0 {
