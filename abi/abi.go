@@ -79,6 +79,14 @@ func (s Status) String() string {
 	return "blocked"
 }
 
+// decision is the status of a refusal as a record has it.
+func (s Status) decision() string {
+	if s == Quarantined {
+		return zta.Quarantine.String()
+	}
+	return zta.Block.String()
+}
+
 // SyscallResult is the answer, one of four: the zero value is Blocked.
 type SyscallResult struct {
 	Status Status

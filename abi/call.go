@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"forgeone.dev/forgeone/audit"
+	"forgeone.dev/forgeone/zta"
 )
 
 // Limits of folding.
@@ -58,28 +59,34 @@ type fold struct {
 // record cannot be written. A call that was begun must be ended.
 func (g *Gate) Begin(ctx context.Context, s *Subject, function string, input []byte) (*Call, error) {
 	now := g.clock()
-	r := audit.Record{Kind: audit.KindCall, Phase: audit.PhaseIntent, Bytes: uint64(len(input)), Details: map[string]string{"function": function}}
-	g.subjectOf(&r, s)
-	if len(input) > 0 {
-		sum := sha256.Sum256(input)
-		r.Digest = hex.EncodeToString(sum[:])
-	}
+	r := g.callRecord(s, audit.PhaseIntent, function, input)
+	defer putRecord(r)
 	if err := s.Container.Live(); err != nil {
 		d := err.(*DeniedError) //nolint:errorlint // Live returns nothing else
-		r.Phase, r.Decision, r.Reason = audit.PhaseEvent, d.Status.String(), d.Reason
-		_, _ = g.log.Append(&r) // the call is refused whether or not this can be written
+		r.Phase, r.Decision, r.Reason = audit.PhaseEvent, d.Status.decision(), audit.Clip(d.Reason)
+		_, _ = g.log.Append(r) // the call is refused whether or not this can be written
 		return nil, d
 	}
 	c := &Call{gate: g, subject: s, id: g.calls.Add(1), begun: now, name: function}
-	r.Call = c.id
-	r.Decision = "allowed"
-	seq, err := g.log.Append(&r)
-	if err != nil {
+	r.Call, r.Decision = c.id, zta.Allow.String()
+	var err error
+	if c.intent, err = g.log.Append(r); err != nil {
 		return nil, &DeniedError{Status: Blocked, Reason: unrecorded(err)}
 	}
-	c.intent = seq
 	c.ctx, c.cancel = s.Container.bind(ctx)
 	return c, nil
+}
+
+// callRecord is a record of a call with what goes in or comes out of it.
+func (g *Gate) callRecord(s *Subject, phase audit.Phase, function string, data []byte) *audit.Record {
+	r := records.Get().(*audit.Record)
+	r.Kind, r.Phase, r.Function, r.Bytes = audit.KindCall, phase, audit.Clip(function), uint64(len(data))
+	g.subjectOf(r, s)
+	if len(data) > 0 {
+		sum := sha256.Sum256(data)
+		r.Digest = hex.EncodeToString(sum[:])
+	}
+	return r
 }
 
 // ID is the number of the call, unique within the gate. It is never 0.
@@ -114,17 +121,13 @@ func (c *Call) Syscall(ctx context.Context, name string, args []string, handle H
 func (c *Call) End(output []byte, callErr error) error {
 	c.cancel()
 	flushErr := c.flush(true)
-	r := audit.Record{Kind: audit.KindCall, Phase: audit.PhaseOutcome, Call: c.id, Intent: audit.Closes(c.intent),
-		Outcome: "ok", Bytes: uint64(len(output)), Duration: c.gate.clock().Sub(c.begun), Details: map[string]string{"function": c.name}}
-	c.gate.subjectOf(&r, c.subject)
-	if len(output) > 0 {
-		sum := sha256.Sum256(output)
-		r.Digest = hex.EncodeToString(sum[:])
-	}
+	r := c.gate.callRecord(c.subject, audit.PhaseOutcome, c.name, output)
+	defer putRecord(r)
+	r.Call, r.Intent, r.Outcome, r.Duration = c.id, audit.Closes(c.intent), audit.OutcomeOK, c.gate.clock().Sub(c.begun)
 	if callErr != nil {
-		r.Outcome, r.Error = "failed", callErr.Error()
+		r.Outcome, r.Error = audit.OutcomeFailed, audit.Clip(callErr.Error())
 	}
-	_, err := c.gate.log.Append(&r)
+	_, err := c.gate.log.Append(r)
 	switch {
 	case callErr != nil:
 		return callErr
@@ -226,9 +229,9 @@ func (c *Call) account(f *fold, last bool) error {
 		r.Phase = audit.PhaseClose
 	}
 	r.Count, r.Bytes, r.Duration = f.count, f.bytes, f.duration
-	r.Outcome = "ok"
+	r.Outcome = audit.OutcomeOK
 	if f.failed > 0 {
-		r.Outcome, r.Error = "failed", f.lastErr
+		r.Outcome, r.Error = audit.OutcomeFailed, audit.Clip(f.lastErr)
 		r.Details = map[string]string{"failed": utoa(f.failed)}
 	}
 	if _, err := c.gate.log.Append(&r); err != nil {

@@ -157,7 +157,7 @@ func (q *request) run(ctx context.Context) (SyscallResult, zta.Decision) {
 
 	q.name = capability.Canonical(sc.Syscall)
 	if q.reg = g.registry.lookup(sc.Syscall); q.reg == nil {
-		return q.deny(RuleRegistry, zta.UnknownSyscall, fmt.Sprintf("unknown syscall %q", clip(sc.Syscall)))
+		return q.deny(RuleRegistry, zta.UnknownSyscall, fmt.Sprintf("unknown syscall %q", audit.Clip(sc.Syscall)))
 	}
 	q.name = q.reg.Name
 	if err := q.reg.checkArgs(sc.Args); err != nil {
@@ -323,10 +323,10 @@ func (q *request) outcome(r *audit.Record, f *fold, bytes int, d time.Duration, 
 	if f != nil {
 		return q.sc.Call.leave(f, bytes+len(q.sc.Payload), d, failed)
 	}
-	r.Phase, r.Intent, r.Outcome, r.Duration, r.Bytes = audit.PhaseOutcome, audit.Closes(r.Seq), "ok", d, uint64(bytes+len(q.sc.Payload))
+	r.Phase, r.Intent, r.Outcome, r.Duration, r.Bytes = audit.PhaseOutcome, audit.Closes(r.Seq), audit.OutcomeOK, d, uint64(bytes+len(q.sc.Payload))
 	r.Args, r.Digest = nil, ""
 	if failed != nil {
-		r.Outcome, r.Error = "failed", failed.Error()
+		r.Outcome, r.Error = audit.OutcomeFailed, audit.Clip(failed.Error())
 	}
 	_, err := q.gate.log.Append(r)
 	return err
@@ -436,7 +436,7 @@ func (g *Gate) mode() zta.Mode { return g.GetPolicyGraph().Mode() }
 func (q *request) refuse(d zta.Decision) SyscallResult {
 	r := q.record(d)
 	defer putRecord(r)
-	r.Reason = clip(d.Reason)
+	r.Reason = audit.Clip(d.Reason)
 	_, _ = q.gate.log.Append(r)
 	status := Blocked
 	if d.Outcome == zta.Quarantine {
@@ -484,7 +484,7 @@ func putRecord(r *audit.Record) {
 // record is the record of the request, with a decision.
 func (q *request) record(d zta.Decision) *audit.Record {
 	r := records.Get().(*audit.Record)
-	r.Kind, r.Syscall, r.Args, r.Resources = audit.KindSyscall, clip(q.name), clipAll(q.sc.Args), clipAll(q.res.Resources)
+	r.Kind, r.Syscall, r.Args, r.Resources = audit.KindSyscall, audit.Clip(q.name), audit.ClipList(q.sc.Args), audit.ClipList(q.res.Resources)
 	q.gate.subjectOf(r, q.sc.Subject)
 	if q.sc.Call != nil {
 		r.Call = q.sc.Call.id
@@ -499,44 +499,6 @@ func (q *request) record(d zta.Decision) *audit.Record {
 		r.Digest = hex.EncodeToString(sum[:])
 	}
 	return r
-}
-
-// Limits of what a record holds of what a guest said, so that nothing a guest
-// says makes its record too large to write. What is longer is cut, and stands
-// for itself by length and hash.
-const (
-	maxText   = 1 << 10 // bytes of one argument, resource or name
-	maxTexts  = 4 << 10 // bytes of a list of them; a longer list is cut to maxListed
-	maxListed = 8
-)
-
-func clip(s string) string {
-	if len(s) <= maxText {
-		return s
-	}
-	sum := sha256.Sum256([]byte(s))
-	return fmt.Sprintf("%s… (%d bytes, sha256 %x)", s[:maxText/4], len(s), sum)
-}
-
-func clipAll(list []string) []string {
-	total, fits := 0, true
-	for _, s := range list {
-		total += len(s)
-		fits = fits && len(s) <= maxText
-	}
-	if fits && total <= maxTexts && len(list) <= MaxArgs {
-		return list
-	}
-	out := make([]string, 0, len(list))
-	for i, s := range list {
-		s = clip(s)
-		if i >= maxListed {
-			all := sha256.Sum256([]byte(strings.Join(list, "\x00")))
-			return append(out, fmt.Sprintf("… (%d in all, sha256 of all %x)", len(list), all))
-		}
-		out = append(out, s)
-	}
-	return out
 }
 
 func (g *Gate) subjectOf(r *audit.Record, s *Subject) {

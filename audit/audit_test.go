@@ -105,7 +105,7 @@ func anyRecord() *rapid.Generator[Record] {
 			Seq: rapid.Uint64().Draw(t, "seq"), Time: time.Unix(rapid.Int64Range(-1<<33, 1<<37).Draw(t, "sec"), rapid.Int64Range(0, 999999999).Draw(t, "ns")),
 			Mono: time.Duration(rapid.Int64().Draw(t, "mono")), Boot: s("boot"),
 			Kind: Kind("k" + s("kind")), Phase: Phase(s("phase")), Subject: s("subject"), Plugin: s("plugin"), Container: s("container"),
-			Call: rapid.Uint64().Draw(t, "call"), Syscall: s("syscall"),
+			Call: rapid.Uint64().Draw(t, "call"), Function: s("function"), Syscall: s("syscall"),
 			Resources: rapid.SliceOfN(hostile(), 0, 3).Draw(t, "resources"), Args: rapid.SliceOfN(hostile(), 0, 3).Draw(t, "args"),
 			Decision: s("decision"), Effect: s("effect"), Rule: s("rule"), Reason: s("reason"), Policy: s("policy"),
 			Score: rapid.Float64().Draw(t, "score"), Level: s("level"), Intent: rapid.Uint64().Draw(t, "intent"),

@@ -132,6 +132,8 @@ func (d *decoder) field(r, old *Record, key []byte) (err error) {
 		r.Container, err = d.string(old.Container)
 	case "call":
 		r.Call, err = d.uint()
+	case "function":
+		r.Function, err = d.string(old.Function)
 	case "syscall":
 		r.Syscall, err = d.string(old.Syscall)
 	case "resources":

@@ -94,6 +94,7 @@ func appendBody(b []byte, r *Record) ([]byte, error) {
 	b = appendText(b, `,"plugin":`, r.Plugin)
 	b = appendText(b, `,"container":`, r.Container)
 	b = appendUint(b, `,"call":`, r.Call)
+	b = appendText(b, `,"function":`, r.Function)
 	b = appendText(b, `,"syscall":`, r.Syscall)
 	b = appendList(b, `,"resources":`, r.Resources)
 	b = appendList(b, `,"args":`, r.Args)

@@ -143,7 +143,7 @@ func Export(ctx context.Context, w io.Writer, dir string, format Format, f Filte
 
 // columns are the heading of a CSV export: the keys of a line, in their order.
 var columns = []string{
-	"seq", "time", "mono_ns", "boot", "kind", "phase", "subject", "plugin", "container", "call",
+	"seq", "time", "mono_ns", "boot", "kind", "phase", "subject", "plugin", "container", "call", "function",
 	"syscall", "resources", "args", "decision", "effect", "rule", "reason", "policy", "score", "level",
 	"intent", "outcome", "error", "duration_ns", "count", "bytes", "digest", "trace", "details",
 }
@@ -165,7 +165,7 @@ func appendRow(row []string, r *Record) []string {
 	}
 	return append(row,
 		strconv.FormatUint(r.Seq, 10), string(new(stamp).append(nil, r.Time)), strconv.FormatInt(int64(r.Mono), 10),
-		cell(r.Boot), cell(string(r.Kind)), cell(string(r.Phase)), cell(r.Subject), cell(r.Plugin), cell(r.Container), number(r.Call),
+		cell(r.Boot), cell(string(r.Kind)), cell(string(r.Phase)), cell(r.Subject), cell(r.Plugin), cell(r.Container), number(r.Call), cell(r.Function),
 		cell(r.Syscall), list(r.Resources), list(r.Args), cell(r.Decision), cell(r.Effect), cell(r.Rule), cell(r.Reason), cell(r.Policy), score, cell(r.Level),
 		number(r.Intent), cell(r.Outcome), cell(r.Error), duration, number(r.Count), number(r.Bytes), cell(r.Digest), cell(r.Trace), details(r.Details),
 	)

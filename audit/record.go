@@ -60,7 +60,8 @@ type Record struct {
 	Subject   string // identity id
 	Plugin    string
 	Container string
-	Call      uint64 // plugin call within the container, 0 for none
+	Call      uint64 // plugin call, 0 for none
+	Function  string // that was called
 
 	Syscall   string
 	Resources []string

@@ -386,7 +386,7 @@ func (p *plugin) start(ctx context.Context) error {
 		return err
 	}
 	p.set(func() { p.run, p.status = r, p.activeStatus(r) })
-	return p.host.k.record(p.event("start", "ok", nil))
+	return p.host.k.record(p.event("start", audit.OutcomeOK, nil))
 }
 
 // activeStatus is Active, or Paused where a freeze of the artifact is open.
@@ -403,7 +403,7 @@ func (p *plugin) pause(ctx context.Context) error {
 	if st.Phase != PluginActive {
 		return p.illegal("pause", st, "it is paused when it is active")
 	}
-	if err := p.host.k.recordSync(ctx, p.event("pause", "ok", nil)); err != nil {
+	if err := p.host.k.recordSync(ctx, p.event("pause", audit.OutcomeOK, nil)); err != nil {
 		return err
 	}
 	if err := p.run.event(ctx, forge.Pause); err != nil {
@@ -426,7 +426,7 @@ func (p *plugin) resume(ctx context.Context) error {
 	case st.Case != "":
 		return p.illegal("resume", st, "it is frozen for review: quarantine release "+st.Case+" lifts that")
 	}
-	if err := p.host.k.recordSync(ctx, p.event("resume", "ok", nil)); err != nil {
+	if err := p.host.k.recordSync(ctx, p.event("resume", audit.OutcomeOK, nil)); err != nil {
 		return err
 	}
 	p.run.subject.Container.Release()
@@ -447,7 +447,7 @@ func (p *plugin) stop(ctx context.Context) error {
 	if st.Phase != PluginActive && st.Phase != PluginPaused {
 		return p.illegal("stop", st, "it is stopped when it is active or paused")
 	}
-	if err := p.host.k.recordSync(ctx, p.event("stop", "ok", nil)); err != nil {
+	if err := p.host.k.recordSync(ctx, p.event("stop", audit.OutcomeOK, nil)); err != nil {
 		return err
 	}
 	return p.down(ctx, st)
@@ -480,7 +480,7 @@ func (p *plugin) unload(ctx context.Context) error {
 	default:
 		return p.illegal("unload", st, "stop it first")
 	}
-	if err := p.host.k.recordSync(ctx, p.event("unload", "ok", nil)); err != nil {
+	if err := p.host.k.recordSync(ctx, p.event("unload", audit.OutcomeOK, nil)); err != nil {
 		return err
 	}
 	var eventErr error
@@ -590,7 +590,7 @@ func (p *plugin) shutdown(ctx context.Context) error {
 	var err error
 	switch st.Phase {
 	case PluginActive, PluginPaused:
-		_ = p.host.k.record(p.event("stop", "ok", nil))
+		_ = p.host.k.record(p.event("stop", audit.OutcomeOK, nil))
 		err = p.down(ctx, st)
 	default:
 		var r *running
@@ -642,7 +642,7 @@ func (p *plugin) call(ctx context.Context, function string, input []byte) ([]byt
 func (p *plugin) refuse(st PluginStatus, function string) error {
 	var err error
 	rec := p.event("call", "", nil)
-	rec.Kind, rec.Details = audit.KindCall, map[string]string{"function": function}
+	rec.Kind, rec.Function, rec.Details = audit.KindCall, function, nil
 	if st.Phase == PluginQuarantined {
 		err = &abi.DeniedError{Status: abi.Quarantined, Reason: fmt.Sprintf("plugin %s is quarantined by case %s: %s", p.name, st.Case, st.Reason)}
 		rec.Decision = zta.Quarantine.String()
@@ -650,7 +650,7 @@ func (p *plugin) refuse(st PluginStatus, function string) error {
 		err = p.illegal("call", st, "start it first")
 		rec.Decision = zta.Block.String()
 	}
-	rec.Reason = err.Error()
+	rec.Reason = audit.Clip(err.Error())
 	_ = p.host.k.record(rec) // refused whether or not it can be recorded
 	return err
 }
@@ -787,7 +787,7 @@ func (p *plugin) crashed(r *running) {
 	}
 	r.subject.Container.Close("plugin " + p.name + " failed: " + reason)
 	p.host.k.gate.Report(r.subject, zta.Trap, reason)
-	_ = p.host.k.record(p.event("crash", "failed", errors.New(reason)))
+	_ = p.host.k.record(p.event("crash", audit.OutcomeFailed, errors.New(reason)))
 	p.host.k.logger.Error("plugin failed", "plugin", p.name, "reason", reason)
 	r.calls.Wait()
 	_ = r.end(context.Background(), reason) // what there is to say of the end is said
@@ -821,14 +821,14 @@ func (p *plugin) event(verb, outcome string, err error) *audit.Record {
 		r.Container = p.run.subject.Container.ID()
 	}
 	if err != nil {
-		r.Error = err.Error()
+		r.Error = audit.Clip(err.Error())
 	}
 	return r
 }
 
 func (p *plugin) recordLoad(ctx context.Context, verb string, a *artifact) error {
 	r := &audit.Record{
-		Kind: audit.KindPlugin, Plugin: p.name, Subject: a.identity.ID, Digest: a.digest, Outcome: "ok", Level: a.cfg.TrustLevel.String(),
+		Kind: audit.KindPlugin, Plugin: p.name, Subject: a.identity.ID, Digest: a.digest, Outcome: audit.OutcomeOK, Level: a.cfg.TrustLevel.String(),
 		Details: map[string]string{"verb": verb, "kind": a.kind(), "abi": string(a.abi()), "version": a.cfg.Version, "vector": a.identity.TrustVector.String()},
 	}
 	if a.code != nil {

@@ -118,7 +118,7 @@ func (h *PluginHost) LoadPlugin(ctx context.Context, cfg PluginConfig) (uuid.UUI
 			_ = art.close()
 		}
 	} else {
-		_ = h.k.record(&audit.Record{Kind: audit.KindPlugin, Plugin: cfg.Name, Subject: cfg.Identity.ID, Outcome: "failed", Error: err.Error(), Details: map[string]string{"verb": "load"}})
+		_ = h.k.record(&audit.Record{Kind: audit.KindPlugin, Plugin: cfg.Name, Subject: cfg.Identity.ID, Outcome: audit.OutcomeFailed, Error: audit.Clip(err.Error()), Details: map[string]string{"verb": "load"}})
 	}
 	if err != nil {
 		h.forget(p)
@@ -185,7 +185,7 @@ func (h *PluginHost) verb(ctx context.Context, id uuid.UUID, verb string, f func
 	defer p.verbs.Unlock()
 	err := f(p, ctx)
 	if err != nil {
-		_ = h.k.record(p.event(verb, "failed", err))
+		_ = h.k.record(p.event(verb, audit.OutcomeFailed, err))
 		return fmt.Errorf("%s plugin %q: %w", verb, p.name, err)
 	}
 	h.k.logger.Info("plugin "+verb, "plugin", p.name, "status", p.currentStatus().Phase)
@@ -258,10 +258,10 @@ func (h *PluginHost) Plugins() []Plugin {
 func (h *PluginHost) SetPolicies(ctx context.Context, mode zta.Mode, policies ...zta.Policy) error {
 	graph, err := h.k.registry.Compile(policies, mode)
 	if err != nil {
-		_ = h.k.record(&audit.Record{Kind: audit.KindPolicy, Outcome: "failed", Error: err.Error(), Policy: h.k.gate.GetPolicyGraph().Digest()})
+		_ = h.k.record(&audit.Record{Kind: audit.KindPolicy, Outcome: audit.OutcomeFailed, Error: audit.Clip(err.Error()), Policy: h.k.gate.GetPolicyGraph().Digest()})
 		return fmt.Errorf("policies: %w; the policy in force stays", err)
 	}
-	err = h.k.recordSync(ctx, &audit.Record{Kind: audit.KindPolicy, Outcome: "ok", Policy: graph.Digest(),
+	err = h.k.recordSync(ctx, &audit.Record{Kind: audit.KindPolicy, Outcome: audit.OutcomeOK, Policy: graph.Digest(),
 		Details: map[string]string{"mode": mode.String(), "replaces": h.k.gate.GetPolicyGraph().Digest()}})
 	if err != nil {
 		return fmt.Errorf("policies: %w", err)

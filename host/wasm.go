@@ -113,12 +113,32 @@ func (c *code) instantiate(call *abi.Call) (engines.Instance, error) {
 	if err != nil {
 		return nil, err
 	}
+	inst = &plainInstance{Instance: inst, funcs: map[string]engines.Func{}}
 	if f, err := inst.Func("_initialize"); err == nil {
 		if err := f.Call(ctx, make([]uint64, f.Type().Slots())); err != nil {
 			return nil, errors.Join(err, inst.Close())
 		}
 	}
 	return inst, nil
+}
+
+// plainInstance looks each function up once: an engine may make much of it.
+// Nothing calls back into a plain instance, so a function is never entered twice.
+type plainInstance struct {
+	engines.Instance
+	funcs map[string]engines.Func
+}
+
+// Func implements engines.Instance.
+func (i *plainInstance) Func(name string) (engines.Func, error) {
+	if f, ok := i.funcs[name]; ok {
+		return f, nil
+	}
+	f, err := i.Instance.Func(name)
+	if err == nil {
+		i.funcs[name] = f
+	}
+	return f, err
 }
 
 // functions lists what can be called.

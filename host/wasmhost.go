@@ -129,7 +129,7 @@ func (h *WasmHost) load(ctx context.Context, name string, wasm []byte, reload bo
 			_ = m.close()
 		}
 	} else {
-		r := audit.Record{Kind: audit.KindModule, Plugin: name, Digest: digest(wasm), Outcome: "failed", Error: err.Error(), Details: map[string]string{"verb": verb}}
+		r := audit.Record{Kind: audit.KindModule, Plugin: name, Digest: digest(wasm), Outcome: audit.OutcomeFailed, Error: audit.Clip(err.Error()), Details: map[string]string{"verb": verb}}
 		_ = h.k.record(&r)
 	}
 	if err != nil {
@@ -284,7 +284,7 @@ func (h *WasmHost) Close() error {
 
 func (h *WasmHost) moduleRecord(m *wasmModule, verb string) *audit.Record {
 	return &audit.Record{
-		Kind: audit.KindModule, Plugin: m.name, Container: m.subject.Container.ID(), Digest: m.hash, Outcome: "ok",
+		Kind: audit.KindModule, Plugin: m.name, Container: m.subject.Container.ID(), Digest: m.hash, Outcome: audit.OutcomeOK,
 		Details: map[string]string{"verb": verb, "engine": m.code.engine.Info().Name, "abi": string(m.code.abi)},
 	}
 }
