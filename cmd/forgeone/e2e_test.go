@@ -58,6 +58,23 @@ func toolModule() []byte {
 	return m.Bytes()
 }
 
+// echoModule is a forge/1 guest with two functions: echo returns its input, and
+// fail fails with its input as the message.
+func echoModule() []byte {
+	i32 := engines.I32
+	var m asm.Module
+	input := m.ImportFunc("forge", "input", asm.Func(asm.Types(i32, i32), asm.Types(i32)))
+	output := m.ImportFunc("forge", "output", asm.Func(asm.Types(i32, i32), nil))
+	fail := m.ImportFunc("forge", "fail", asm.Func(asm.Types(i32, i32, i32), nil))
+	m.Memory("memory", 2)
+	function := asm.Func(asm.Types(i32), asm.Types(i32))
+	read := asm.Code(nil).I32Const(0).LocalGet(0).Call(input).Op(asm.Drop)
+	m.Func("forge_abi", function, asm.Code(nil).I32Const(1<<16))
+	m.Func("echo", function, asm.Code(bytes.Clone(read)).I32Const(0).LocalGet(0).Call(output).I32Const(0))
+	m.Func("fail", function, asm.Code(bytes.Clone(read)).I32Const(7).I32Const(0).LocalGet(0).Call(fail).I32Const(1))
+	return m.Bytes()
+}
+
 // newDir is a directory with a short path, which a socket in it needs.
 func newDir(t *testing.T) string {
 	t.Helper()
@@ -241,6 +258,7 @@ policy "random" {
 `
 
 func TestServe(t *testing.T) {
+	t.Parallel()
 	config := setup(t, baseConfig+toolPlugin+allowRandom+`
 plugin "broken" {
   wasm        = "broken.wasm"
@@ -347,6 +365,7 @@ plugin "idle" {
 }
 
 func TestKilledKernelComesBack(t *testing.T) {
+	t.Parallel()
 	config := setup(t, baseConfig+toolPlugin+allowRandom)
 	d := serve(t, config)
 	forgeone(t, "call", "--config", config, "tool", "roll").want(t, 0)
@@ -364,6 +383,7 @@ func TestKilledKernelComesBack(t *testing.T) {
 }
 
 func TestQuarantine(t *testing.T) {
+	t.Parallel()
 	config := setup(t, baseConfig+toolPlugin+`
 policy "no-random" {
   syscalls        = ["random_get"]
@@ -396,6 +416,7 @@ policy "no-random" {
 }
 
 func TestReload(t *testing.T) {
+	t.Parallel()
 	config := setup(t, baseConfig+toolPlugin+allowRandom)
 	d := serve(t, config)
 	before := statusOf(t, config)
@@ -452,6 +473,7 @@ func TestReload(t *testing.T) {
 }
 
 func TestCallModule(t *testing.T) {
+	t.Parallel()
 	module := filepath.Join(newDir(t), "tool.wasm")
 	write(t, module, toolModule())
 	if r := forgeone(t, "call", module, "add", "40", "2").want(t, 0); r.out != "42" || r.err != "" {
@@ -471,7 +493,49 @@ func TestCallModule(t *testing.T) {
 	forgeone(t, "call", "tool", "add", "1", "2").want(t, 2, "--config")
 }
 
+// Bytes go in and come out as they are, over the socket and without; what a
+// guest says goes to the terminal harmless.
+func TestCallWithBytes(t *testing.T) {
+	t.Parallel()
+	config := setup(t, baseConfig+strings.Replace(strings.Replace(toolPlugin, "tool.wasm", "echo.wasm", 1), `"tool" {`, `"echo" {`, 1))
+	module := filepath.Join(filepath.Dir(config), "echo.wasm")
+	write(t, module, echoModule())
+	all := make([]byte, 70000)
+	for i := range all {
+		all[i] = byte(i)
+	}
+	in := filepath.Join(filepath.Dir(config), "in")
+	write(t, in, all)
+	check := func(how string, args ...string) {
+		t.Helper()
+		for _, input := range []string{"@" + in, "-"} {
+			r := forgeoneIn(t, bytes.NewReader(all), append(args, "echo", "--input", input)...).want(t, 0)
+			if r.out != string(all) {
+				t.Errorf("%s, --input %s: %d bytes came back as %d others", how, input, len(all), len(r.out))
+			}
+		}
+		if r := forgeone(t, append(args, "echo")...).want(t, 0); r.out != "" {
+			t.Errorf("%s, no input: got %q", how, r.out)
+		}
+		r := forgeone(t, append(args, "fail", "--input", "\x1b[2Jbad\nerror: forged")...).want(t, 1, "bad", "code 7")
+		if strings.Contains(r.err, "\x1b") || strings.Contains(r.err, "\nerror") {
+			t.Errorf("%s: the guest reaches the terminal: %q", how, r.err)
+		}
+		forgeone(t, append(args, "echo", "1", "2")...).want(t, 2, "--input")
+		forgeone(t, append(args, "echo", "--abi", "core")...).want(t, 2, "forge/1")
+		forgeone(t, append(args, "nosuch")...).want(t, 1, "echo")
+	}
+	check("module", "call", module)
+	check("under lock", "call", "--config", config, "echo")
+	d := serve(t, config)
+	check("kernel", "call", "--config", config, "echo")
+	if code := d.signal(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d\n%s", code, d.log)
+	}
+}
+
 func TestModuleInspect(t *testing.T) {
+	t.Parallel()
 	module := filepath.Join(newDir(t), "tool.wasm")
 	write(t, module, toolModule())
 	m := decode[moduleInfo](t, forgeone(t, "module", "inspect", "--format", "json", module))
@@ -485,6 +549,7 @@ func TestModuleInspect(t *testing.T) {
 }
 
 func TestPolicy(t *testing.T) {
+	t.Parallel()
 	config := setup(t, baseConfig+toolPlugin+allowRandom)
 	forgeone(t, "policy", "check", "--config", config).want(t, 0, "no mistakes", "random")
 	explain := func(args ...string) result {
@@ -534,6 +599,7 @@ policy "inbox" {
 }
 
 func TestAuditVerifyFindsDamage(t *testing.T) {
+	t.Parallel()
 	config := setup(t, baseConfig+toolPlugin+allowRandom)
 	forgeone(t, "call", "--config", config, "tool", "add", "1", "2").want(t, 0)
 	dir := filepath.Join(filepath.Dir(config), "audit")
@@ -556,6 +622,7 @@ func TestAuditVerifyFindsDamage(t *testing.T) {
 }
 
 func TestAuditKey(t *testing.T) {
+	t.Parallel()
 	config := setup(t, strings.Replace(baseConfig, "generate_key = true", `key_file = "log.key"`, 1)+toolPlugin)
 	key := filepath.Join(filepath.Dir(config), "log.key")
 	verifier := strings.TrimSpace(forgeone(t, "audit", "keygen", "--name", "acme", "--output", key).want(t, 0).out)
@@ -573,6 +640,7 @@ func TestAuditKey(t *testing.T) {
 }
 
 func TestEngines(t *testing.T) {
+	t.Parallel()
 	infos := decode[[]engineInfo](t, forgeone(t, "engines", "--format", "json"))
 	if len(infos) != 3 || !infos[0].Available || infos[0].Name != "wazero" || infos[0].Version == "" || infos[1].Available || infos[1].Reason == "" {
 		t.Errorf("engines: %+v", infos)
@@ -594,6 +662,7 @@ func TestEngines(t *testing.T) {
 }
 
 func TestInterrupt(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("windows has no signals to send")
 	}
@@ -624,6 +693,7 @@ func TestInterrupt(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		args []string
 		want string
