@@ -33,6 +33,9 @@ type Client struct {
 // Dial makes a client of the kernel on a socket. Errors: [ErrNotRunning], or
 // why the socket cannot be used.
 func Dial(ctx context.Context, socket string) (*Client, error) {
+	if unsupported != "" {
+		return nil, fmt.Errorf("%w on %s, and none can: %s", ErrNotRunning, socket, unsupported)
+	}
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
 	switch {

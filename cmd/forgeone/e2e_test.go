@@ -400,6 +400,9 @@ policy "no-random" {
 	d.signal(syscall.SIGKILL)
 
 	d = serve(t, config) // it survives
+	if st := statusOf(t, config); st.Config.Problem != "" || st.OpenCases != 1 {
+		t.Errorf("status with a quarantined plugin: %+v", st)
+	}
 	forgeone(t, "plugin", "list", "--config", config).want(t, 0, "quarantined (case Q-1)")
 	forgeone(t, "quarantine", "list", "--config", config).want(t, 0, "Q-1", "open", "no-random")
 	forgeone(t, "quarantine", "show", "--config", config, "Q-1").want(t, 0, "artifact", "no-random")

@@ -105,11 +105,20 @@ func (k *kernel) close() error {
 	return errors.Join(errs...)
 }
 
-// bringUp loads a plugin and starts it.
+// bringUp loads a plugin and starts it, unless a quarantine case of its artifact
+// is open: such a plugin waits for the release.
 func (k *kernel) bringUp(ctx context.Context, cfg host.PluginConfig) error {
 	id, err := k.host.LoadPlugin(ctx, cfg)
 	if err != nil || !cfg.Autostart {
 		return err
+	}
+	p, err := k.host.Plugin(id)
+	if err != nil {
+		return err
+	}
+	if p.Status.Phase == host.PluginQuarantined {
+		k.logger.Warn("plugin is not started: it is quarantined", "plugin", p.Name, "case", p.Status.Case, "reason", p.Status.Reason)
+		return nil
 	}
 	return k.host.StartPlugin(ctx, id)
 }
