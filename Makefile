@@ -46,9 +46,10 @@ test: ## every test that needs the Go toolchain alone
 	CGO_ENABLED=0 $(GO) test ./...
 
 test-all: test ## and those that need a C compiler: the wasmer adapter
+	@mkdir -p $(BIN)
 ifeq ($(HAVE_CC),yes)
-	CGO_ENABLED=1 $(GO) test -count=1 -v -tags wasmer ./engines/... ./cmd/forgeone-engine/... | grep -E '^(enginetest:|---|ok|FAIL|panic)' | grep -v -- '--- PASS' | tee $(BIN)/test-all.log
-	@n=$$(grep -c '^enginetest: ' $(BIN)/test-all.log); echo "engines that ran the conformance suite: $$n"; test "$$n" -ge 2 && ! grep -q '^FAIL\|^--- FAIL\|^panic' $(BIN)/test-all.log
+	CGO_ENABLED=1 $(GO) test -count=1 -v -tags wasmer ./engines/... ./cmd/forgeone-engine/... | grep -E 'enginetest: engine=|^--- |^ok|^FAIL|^panic' | grep -v -- '--- PASS' | tee $(BIN)/test-all.log
+	@n=$$(grep -c 'enginetest: engine=' $(BIN)/test-all.log); echo "engines that ran the conformance suite: $$n"; test "$$n" -ge 2 && ! grep -q '^FAIL\|^--- FAIL\|^panic' $(BIN)/test-all.log
 else
 	@echo "no C compiler: the wasmer adapter cannot be tested; set CC, or install one" && exit 1
 endif
@@ -63,6 +64,7 @@ race: ## the tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race ./...
 
 bench: ## the benchmarks, each with its rival in the same run; benchstat format
+	@mkdir -p $(BIN)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(COUNT) ./... | grep -v 'no test files' | tee $(BIN)/bench.txt
 	$(TOOLS) benchstat $(BIN)/bench.txt
 
