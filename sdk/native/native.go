@@ -107,10 +107,13 @@ func (s *service) Call(ctx context.Context, r *wire.CallRequest) (*wire.CallResp
 		out, err = f(ctx, s.kernelOf(r.Call), r.Input)
 		return err
 	})
-	if err != nil {
-		return &wire.CallResponse{Error: failure(err)}, nil
+	switch {
+	case err == nil:
+		return &wire.CallResponse{Output: out}, nil
+	case ctx.Err() != nil: // that is why it failed, and no failure of the function's own
+		return nil, status.FromContextError(ctx.Err()).Err()
 	}
-	return &wire.CallResponse{Output: out}, nil
+	return &wire.CallResponse{Error: failure(err)}, nil
 }
 
 // Lifecycle implements wire.PluginServer.
