@@ -477,3 +477,39 @@ func TestListen(t *testing.T) {
 		t.Errorf("listen on a long path: %v", err)
 	}
 }
+
+// uninterruptible is an engine that cannot interrupt a guest.
+type uninterruptible struct{ engines.WasmEngine }
+
+func (e uninterruptible) Info() engines.Info {
+	info := e.WasmEngine.Info()
+	info.Interrupt = false
+	return info
+}
+
+func TestATimeoutThatCannotBeHeldIsRefused(t *testing.T) {
+	for _, interrupt := range []bool{true, false} {
+		h, err := host.NewPluginHost(host.WithEngine(func() (engines.WasmEngine, error) {
+			e, err := wazero.New()
+			if err != nil || interrupt {
+				return e, err
+			}
+			return uninterruptible{e}, nil
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = h.Close(context.Background()) }()
+		wasm := filepath.Join(newDir(t), "m.wasm")
+		if err := os.WriteFile(wasm, new(asm.Module).Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		id, err := h.LoadPlugin(t.Context(), host.PluginConfig{Name: "tool", WasmModule: wasm, TrustLevel: capability.Limited})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := CanTimeOut(h, id); (err == nil) != interrupt {
+			t.Errorf("engine that interrupts %t: %v", interrupt, err)
+		}
+	}
+}

@@ -366,11 +366,18 @@ func (s *Server) callPlugin(w http.ResponseWriter, r *http.Request) ([]byte, err
 	if function == "" {
 		return nil, &Error{Kind: Usage, Message: "no function to call"}
 	}
+	id, err := s.Host.Lookup(r.PathValue("ref"))
+	if err != nil {
+		return nil, err
+	}
 	ctx := r.Context() // ends when the client goes away
 	if text := q.Get("timeout"); text != "" {
 		d, err := time.ParseDuration(text)
 		if err != nil || d <= 0 {
 			return nil, &Error{Kind: Usage, Message: fmt.Sprintf("timeout %q: want a positive duration such as 2s", text)}
+		}
+		if err := CanTimeOut(s.Host, id); err != nil {
+			return nil, err
 		}
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, d)
@@ -380,11 +387,23 @@ func (s *Server) callPlugin(w http.ResponseWriter, r *http.Request) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	id, err := s.Host.Lookup(r.PathValue("ref"))
-	if err != nil {
-		return nil, err
-	}
 	return s.Host.Call(ctx, id, function, input)
+}
+
+// CanTimeOut is an error if calls of a plugin cannot be ended by a timeout,
+// since its engine cannot interrupt a guest: a limit that would not be held is
+// refused.
+func CanTimeOut(h *host.PluginHost, id uuid.UUID) error {
+	p, err := h.Plugin(id)
+	if err != nil {
+		return err
+	}
+	for _, e := range h.Engines() {
+		if e.Name == p.Engine && !e.Interrupt {
+			return &Error{Kind: Usage, Message: fmt.Sprintf("plugin %q runs on engine %s, which cannot interrupt a guest: leave the timeout out, or use another engine", p.Name, e.Name)}
+		}
+	}
+	return nil
 }
 
 func (s *Server) explain(r *http.Request, body []byte) (any, error) {

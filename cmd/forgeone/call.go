@@ -243,6 +243,11 @@ func (q *call) on(ctx context.Context, h *host.PluginHost, pc host.PluginConfig)
 	if err := q.check(string(p.ABI)); err != nil {
 		return nil, err
 	}
+	if q.options.timeout > 0 {
+		if err := control.CanTimeOut(h, id); err != nil {
+			return nil, err
+		}
+	}
 	if err := h.StartPlugin(ctx, id); err != nil {
 		return nil, err
 	}
