@@ -1,0 +1,2 @@
+// Package wasmtime adapts Wasmtime to the contract in package engines.
+package wasmtime
