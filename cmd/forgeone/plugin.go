@@ -27,6 +27,7 @@ func (c *cli) plugin() *cobra.Command {
 			}),
 		}
 		t.flags(cmd)
+		cmd.ValidArgsFunction = t.plugins
 		return cmd
 	}
 	return group(&cobra.Command{
@@ -95,6 +96,7 @@ func (c *cli) pluginInspect() *cobra.Command {
 		}),
 	}
 	t.flags(cmd)
+	cmd.ValidArgsFunction = t.plugins
 	return cmd
 }
 

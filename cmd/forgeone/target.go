@@ -46,3 +46,24 @@ func (t *target) with(c *cli, f func(ctx context.Context, k *control.Client, arg
 		return f(cmd.Context(), k, args)
 	})
 }
+
+// plugins completes the name of a plugin of the kernel.
+func (t *target) plugins(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	k, err := t.dial(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer k.Close()
+	ps, err := k.Plugins(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []cobra.Completion
+	for _, p := range ps {
+		names = append(names, cobra.CompletionWithDesc(p.Name, p.Status.Phase))
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
