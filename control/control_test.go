@@ -488,6 +488,7 @@ func (e uninterruptible) Info() engines.Info {
 }
 
 func TestATimeoutThatCannotBeHeldIsRefused(t *testing.T) {
+	t.Setenv("TMPDIR", newDir(t)) // the host's private log outlives it
 	for _, interrupt := range []bool{true, false} {
 		h, err := host.NewPluginHost(host.WithEngine(func() (engines.WasmEngine, error) {
 			e, err := wazero.New()

@@ -76,10 +76,7 @@ func findEngine(ctx context.Context, name string) (engineInfo, error) {
 		path += ".exe"
 	}
 	if _, err := os.Stat(path); err != nil {
-		reason := fmt.Sprintf("it is not linked into this binary, and there is no %s: make build makes it where there is a C compiler", path)
-		if name == "wasmtime" {
-			reason = "there is no adapter for it yet"
-		}
+		reason := fmt.Sprintf("it is not linked into this binary, and there is no %s: make build makes those that this version has, where there is a C compiler", path)
 		return engineInfo{Name: name, Reason: reason}, nil
 	}
 	return askWorker(ctx, name, path), nil
