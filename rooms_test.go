@@ -26,6 +26,9 @@ var rooms = map[string][]string{
 	"engines/internal/...": {"engines"},
 	"engines/wazero":       {"engines", "engines/internal/..."},
 	"engines/wasmer":       {"engines", "engines/internal/..."},
+	"engines/wasmtime":     {"engines", "engines/internal/..."},
+	"engines/meter/...":    {"engines", "engines/internal/...", "engines/meter/..."},
+	"engines/worker/...":   {"engines", "engines/internal/...", "engines/worker/...", "child"},
 
 	"zta":              {"capability"},
 	"abi":              {"capability", "zta", "audit"},
@@ -48,8 +51,8 @@ var rooms = map[string][]string{
 	"plugins/examples/...": {"sdk", "sdk/guest", "sdk/native", "plugins/examples/..."},
 
 	"cmd/forgeone":          {"*"},
-	"cmd/forgeone/builtins": {"engines", "engines/wazero", "engines/wasmer", "host"},
-	"cmd/forgeone-engine":   {"engines", "engines/wazero", "engines/wasmer"},
+	"cmd/forgeone/builtins": {"engines", "engines/wazero", "engines/wasmer", "engines/wasmtime", "host"},
+	"cmd/forgeone-engine":   {"engines", "engines/wazero", "engines/wasmer", "engines/wasmtime", "engines/worker/..."},
 }
 
 // external says who alone may import a package of somebody else's.
@@ -58,6 +61,7 @@ var external = map[string][]string{
 	"github.com/hashicorp/go-plugin": {"child", "sdk/native", "native"},
 	"github.com/tetratelabs/wazero":  {"engines/wazero"},
 	"github.com/wasmerio/wasmer-go":  {"engines/wasmer"},
+	"github.com/bytecodealliance":    {"engines/wasmtime"},
 	"go.etcd.io/bbolt":               {"state"},
 	"cel.dev/cel-go":                 {"zta"},
 	"aead.dev/minisign":              {"zta"},
