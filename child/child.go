@@ -24,6 +24,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -41,10 +42,12 @@ const (
 	DefaultStartTimeout = 10 * time.Second
 	DefaultMaxMessage   = 16 << 20 // bytes
 
-	lostTime    = 100 * time.Millisecond // from the loss of the connection, as by the process's own end, to the kill
-	stopTimeout = 2 * time.Second        // from the request to end to the kill
-	killTimeout = 10 * time.Second       // from the kill to its effect, before it is given up
-	maxStreams  = 64                     // requests of a child that are served at a time; more wait
+	lostTime      = 100 * time.Millisecond                        // from the loss of the connection, as by the process's own end, to the kill
+	stopTimeout   = 2 * time.Second                               // from the request to end to the kill
+	killTimeout   = 10 * time.Second                              // from the kill to its effect, before it is given up
+	socketName    = len("/plugin-dir1234567890/plugin1234567890") // as go-plugin names it, at most
+	maxSocketPath = 103                                           // bytes, of sun_path on macOS; Linux has 107
+	maxStreams    = 64                                            // requests of a child that are served at a time; more wait
 )
 
 // Config is what is started, and how.
@@ -129,6 +132,9 @@ func (c *Config) check() error {
 		return errors.New("no path is configured")
 	case c.CookieKey == "" || c.CookieValue == "" || len(c.Versions) == 0:
 		return errors.New("the cookie and the protocol versions must be configured")
+	}
+	if dir := os.TempDir(); len(dir)+socketName > maxSocketPath {
+		return fmt.Errorf("the path of the temporary directory, %s, is too long for the unix sockets in it; set TMPDIR to a shorter one", dir)
 	}
 	for k, v := range c.Env {
 		if k == "" || strings.ContainsAny(k, "=\x00") || strings.Contains(v, "\x00") {

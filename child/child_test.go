@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -215,6 +216,13 @@ func TestBinary(t *testing.T) {
 	})
 }
 
+func TestSocketPathIsTooLong(t *testing.T) {
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), strings.Repeat("d", 80)))
+	if _, err := child.Start(t.Context(), config("serve")); err == nil || !strings.Contains(err.Error(), "set TMPDIR to a shorter one") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestEnvironmentIsNotInherited(t *testing.T) {
 	t.Setenv("CHILD_TEST_SECRET", "hunter2")
 	var j journal
@@ -242,11 +250,12 @@ func TestNothingElseIsInherited(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("/proc tells it on Linux alone")
 	}
-	f, err := os.Open("/etc/passwd")
+	// As this process would have it by inheritance: os.Open closes it on exec.
+	fd, err := syscall.Open("/etc/passwd", syscall.O_RDONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer syscall.Close(fd)
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
 	var j journal
@@ -428,6 +437,25 @@ func TestDiesWithTheKernel(t *testing.T) {
 	}
 	_ = kernel.Wait()
 	eventually(t, "an end of the orphan", func() bool { return gone(pid) })
+}
+
+// TestManyAtOnce starts children while others are started: the binary of one is
+// being written while another is forked.
+func TestManyAtOnce(t *testing.T) {
+	var wg sync.WaitGroup
+	for range 12 {
+		wg.Go(func() {
+			p, err := child.Start(t.Context(), config("serve"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := p.Stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestNothingStays holds that neither a life nor a failed start leaves

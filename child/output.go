@@ -83,7 +83,11 @@ func (o *output) line(text string) {
 		if strings.HasPrefix(text, "panic: ") || strings.HasPrefix(text, "fatal error: ") {
 			o.cause = clip(message, 500)
 		}
-		o.tail = append(o.tail, clip(message, 500))
+		words := message
+		for i := 0; i < len(fields); i += 2 {
+			words += fmt.Sprintf(" %s=%v", fields[i], fields[i+1])
+		}
+		o.tail = append(o.tail, clip(words, 500))
 		o.tail = o.tail[max(0, len(o.tail)-keepLast):]
 	}
 	if o.second == nil {

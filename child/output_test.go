@@ -38,6 +38,10 @@ func TestLastWords(t *testing.T) {
 	if got := o.lastWords(); got != "it wrote nothing" {
 		t.Errorf("got %q", got)
 	}
+	o.copy(strings.NewReader(`{"@level":"error","@message":"bind","error":"in use"}` + "\n"))
+	if got, want := o.lastWords(), "it wrote last: bind error=in use"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
 	o.copy(strings.NewReader("one\npanic: boom\n\ngoroutine 1:\n" + strings.Repeat("frame\n", 20) + strings.Repeat("z", 3*maxLine) + "\nlast without end"))
 	o.close()
 	o.line("too late")

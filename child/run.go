@@ -121,14 +121,7 @@ func (r *run) begin(ctx context.Context, stdout, stderr *os.File) error {
 			Path: r.binary, Args: append([]string{r.path}, r.args...), Env: r.env, Dir: r.dir,
 			Stdout: stdout, Stderr: stderr, SysProcAttr: attributes(),
 		}
-		r.mu.Lock()
-		err := errors.New("the start was given up")
-		if r.reason == "" {
-			if err = cmd.Start(); err == nil {
-				r.cmd = cmd
-			}
-		}
-		r.mu.Unlock()
+		err := r.start(cmd)
 		if !errors.Is(err, syscall.ETXTBSY) {
 			return err
 		}
@@ -138,6 +131,23 @@ func (r *run) begin(ctx context.Context, stdout, stderr *os.File) error {
 			return err
 		}
 	}
+}
+
+// start starts cmd, unless the child was killed before.
+func (r *run) start(cmd *exec.Cmd) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.reason != "" {
+		return errors.New("the start was given up")
+	}
+	if err := keepFiles(); err != nil {
+		return fmt.Errorf("keep open files from the child: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	r.cmd = cmd
+	return nil
 }
 
 // attend stays with the process to its end, and sees to what it leaves behind.

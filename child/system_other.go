@@ -14,6 +14,8 @@ func supported() error {
 	return fmt.Errorf("children need unix sockets and process groups, which are not to be had on %s", runtime.GOOS)
 }
 
+func keepFiles() error { return nil }
+
 func attributes() *syscall.SysProcAttr { return nil }
 
 func awaitExit(int) {}

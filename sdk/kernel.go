@@ -39,14 +39,23 @@ func (f *File) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	b, err := f.k.Syscall(f.ctx, "file_read", []string{f.path, strconv.Itoa(min(len(p), chunk))}, f.handle, nil)
-	if err != nil {
-		return 0, err
+	b, err := f.next(min(len(p), chunk))
+	return copy(p, b), err
+}
+
+// next is what comes next in the file, at most n bytes and, without an error,
+// at least one.
+func (f *File) next(n int) ([]byte, error) {
+	b, err := f.k.Syscall(f.ctx, "file_read", []string{f.path, strconv.Itoa(n)}, f.handle, nil)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(b) > n:
+		return nil, fmt.Errorf("file_read: the kernel answered %d bytes, %d were asked for", len(b), n)
+	case len(b) == 0:
+		return nil, io.EOF
 	}
-	if len(b) == 0 {
-		return 0, io.EOF
-	}
-	return copy(p, b), nil
+	return b, nil
 }
 
 // Write implements io.Writer.
@@ -79,11 +88,24 @@ func (k *Kernel) ReadFile(ctx context.Context, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := io.ReadAll(f)
+	var all []byte
+	for {
+		var b []byte
+		if b, err = f.next(chunk); err != nil {
+			break
+		}
+		all = append(all, b...)
+	}
+	if err == io.EOF { //nolint:errorlint // next returns it as it is
+		err = nil
+	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
-	return b, err
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
 }
 
 // WriteFile writes a file whole, replacing what was there.
@@ -125,7 +147,7 @@ func (k *Kernel) Getenv(ctx context.Context, name string) (string, error) {
 	return string(b), err
 }
 
-// Random is n random bytes, from the kernel's generator.
+// Random is n random bytes, at most 64 KiB, from the kernel's generator.
 func (k *Kernel) Random(ctx context.Context, n int) ([]byte, error) {
 	return k.Syscall(ctx, "random_get", []string{strconv.Itoa(n)}, 0, nil)
 }
