@@ -1,0 +1,161 @@
+//go:build wasmtime
+
+package wasmtime
+
+// #include "shim.h"
+import "C"
+
+import (
+	"context"
+	"sync"
+
+	// For the static library of Wasmtime, of each system that it has one for,
+	// and the linker flags.
+	_ "github.com/bytecodealliance/wasmtime-go/v44"
+
+	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/internal/binfmt"
+)
+
+const (
+	name    = "wasmtime"
+	version = "44.0.0"
+)
+
+var _ engines.WasmEngine = (*engine)(nil)
+
+// New returns a wasmtime engine. The caller closes it.
+func New() (engines.WasmEngine, error) {
+	return &engine{
+		modules:   make(map[*module]struct{}),
+		instances: make(map[*instance]struct{}),
+	}, nil
+}
+
+// engine owns all that Wasmtime allocates for it. Nothing is freed by a
+// finalizer: only Close frees, of the engine or of what it made.
+type engine struct {
+	// use is held for reading where compilers are used, for writing to close them.
+	use    sync.RWMutex
+	closed bool // guarded by use
+
+	mu sync.Mutex // guards what follows, and each store's users
+	// plain and interruptible are nil until asked for.
+	plain, interruptible *compiler
+	modules              map[*module]struct{}
+	instances            map[*instance]struct{}
+}
+
+// compiler is an engine of Wasmtime. Interruptible code differs, so there are
+// up to two, and what one compiled does not link with what the other did.
+type compiler struct {
+	upstream *C.wasm_engine_t
+	ticker   *ticker // nil unless interruptible
+}
+
+func newCompiler(interruptible bool) *compiler {
+	c := &compiler{upstream: C.forgeone_engine_new(C.bool(interruptible))}
+	if interruptible {
+		c.ticker = startTicker(func() { C.wasmtime_engine_increment_epoch(c.upstream) })
+	}
+	return c
+}
+
+func (c *compiler) close() {
+	if c.ticker != nil {
+		c.ticker.stop()
+	}
+	C.wasm_engine_delete(c.upstream)
+}
+
+// compiler returns the one for opts, making it at first use.
+func (e *engine) compiler(opts engines.CompileOptions) *compiler {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := &e.plain
+	if opts.Interruptible {
+		c = &e.interruptible
+	}
+	if *c == nil {
+		*c = newCompiler(opts.Interruptible)
+	}
+	return *c
+}
+
+func (e *engine) Info() engines.Info {
+	return engines.Info{
+		Name:    name,
+		Version: version,
+		Features: engines.Features{
+			Interrupt:   true,
+			MemoryLimit: true,
+			V128Values:  true,
+			RefValues:   true,
+		},
+	}
+}
+
+func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
+	e.use.RLock()
+	defer e.use.RUnlock()
+	if e.closed {
+		return nil, engines.ErrClosed
+	}
+	m, err := e.compile(ctx, wasm, opts)
+	if err != nil {
+		return nil, &engines.CompileError{Engine: name, Err: err}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.modules[m] = struct{}{}
+	return m, nil
+}
+
+func (e *engine) compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (*module, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	iface, err := binfmt.Decode(wasm)
+	if err != nil {
+		return nil, err
+	}
+	m := newModule(e, iface)
+	wasm, err = binfmt.Rewrite(wasm, m.edit(opts.MemoryLimitPages))
+	if err != nil {
+		return nil, err
+	}
+	m.compiler = e.compiler(opts)
+	if err := m.compile(wasm); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (e *engine) Close() error {
+	e.use.Lock()
+	defer e.use.Unlock()
+	if e.closed {
+		return nil
+	}
+	e.closed = true
+	e.mu.Lock()
+	instances, modules := e.instances, e.modules
+	e.instances, e.modules = nil, nil
+	compilers := []*compiler{e.plain, e.interruptible}
+	e.mu.Unlock()
+	for i := range instances {
+		i.closed.Store(true)
+		if i.store.release() {
+			i.store.free()
+		}
+	}
+	for m := range modules {
+		m.free()
+	}
+	for _, c := range compilers {
+		if c != nil {
+			c.close()
+		}
+	}
+	return nil
+}
