@@ -233,7 +233,11 @@ func TestSyscallIsCancelled(t *testing.T) {
 		if !errors.As(err, &fe) || fe.Code != sdk.CodeTimeout {
 			t.Errorf("got %v", err)
 		}
-		<-ended
+		select {
+		case <-block: // else the plugin gave up before its syscall was here
+			<-ended
+		case <-time.After(time.Second):
+		}
 	})
 	t.Run("by the end of its call", func(t *testing.T) {
 		block = make(chan struct{})
