@@ -126,7 +126,8 @@ type Result struct {
 }
 
 // Gate decides and carries out the syscalls of a plugin; it is called from
-// several goroutines. ctx ends with the plugin's request, and with the plugin.
+// several goroutines. ctx ends with the plugin's request, with the call that it
+// names, if that runs, and with the plugin.
 type Gate func(ctx context.Context, s Syscall) Result
 
 // Config is what is started, and how.
