@@ -145,7 +145,7 @@ void wasm_trap_message(const wasm_trap_t *, wasm_byte_vec_t *out);
 void wasm_trap_trace(const wasm_trap_t *, wasm_frame_vec_t *out);
 void wasm_trap_delete(wasm_trap_t *);
 uint32_t wasm_frame_func_index(const wasm_frame_t *);
-size_t wasm_frame_module_offset(const wasm_frame_t *);
+size_t wasm_frame_func_offset(const wasm_frame_t *);
 void wasm_frame_vec_delete(wasm_frame_vec_t *);
 
 wasmtime_error_t *wasmtime_module_new(wasm_engine_t *, const uint8_t *, size_t, wasmtime_module_t **);

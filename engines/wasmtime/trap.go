@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"unsafe"
 
@@ -31,10 +32,6 @@ var trapClasses = [...]engines.TrapClass{
 	8: engines.TrapInvalidConversion,
 	9: engines.TrapUnreachable,
 }
-
-// maxFrames bounds the stack trace in a trap's detail: an exhausted stack has
-// tens of thousands.
-const maxFrames = 30
 
 // interrupted is the trap of a call that must not begin, or go on, because its
 // context is done; nil if it may.
@@ -86,17 +83,19 @@ func rootCause(message string) string {
 	return strings.TrimSpace(message[strings.LastIndexByte(message, '\n')+1:])
 }
 
+// stackTrace is a line for each frame; Wasmtime keeps the innermost twenty.
+// Offsets count from the function's first byte: the module's are those of what
+// the adapter made of it.
 func stackTrace(t *C.wasm_trap_t) string {
 	var frames C.wasm_frame_vec_t
 	C.wasm_trap_trace(t, &frames)
 	defer C.wasm_frame_vec_delete(&frames)
 	var b strings.Builder
-	for i, f := range unsafe.Slice(frames.data, frames.size) {
-		if i == maxFrames {
-			fmt.Fprintf(&b, "\n\t… and %d more frames", int(frames.size)-i)
-			break
+	for _, f := range unsafe.Slice(frames.data, frames.size) {
+		fmt.Fprintf(&b, "\n\tfunction %d", C.wasm_frame_func_index(f))
+		if offset := C.wasm_frame_func_offset(f); offset != math.MaxUint {
+			fmt.Fprintf(&b, " at byte %#x of its code", offset)
 		}
-		fmt.Fprintf(&b, "\n\tfunction %d at byte %#x of the module", C.wasm_frame_func_index(f), C.wasm_frame_module_offset(f))
 	}
 	return b.String()
 }
