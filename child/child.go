@@ -42,12 +42,16 @@ const (
 	DefaultStartTimeout = 10 * time.Second
 	DefaultMaxMessage   = 16 << 20 // bytes
 
-	lostTime      = 100 * time.Millisecond                        // from the loss of the connection, as by the process's own end, to the kill
-	stopTimeout   = 2 * time.Second                               // from the request to end to the kill
-	killTimeout   = 10 * time.Second                              // from the kill to its effect, before it is given up
-	socketName    = len("/plugin-dir1234567890/plugin1234567890") // as go-plugin names it, at most
-	maxSocketPath = 103                                           // bytes, of sun_path on macOS; Linux has 107
-	maxStreams    = 64                                            // requests of a child that are served at a time; more wait
+	lostTime    = 100 * time.Millisecond // from the loss of the connection, as by the process's own end, to the kill
+	stopTimeout = 2 * time.Second        // from the request to end to the kill
+	killTimeout = 10 * time.Second       // from the kill to its effect, before it is given up
+	maxStreams  = 64                     // requests of a child that are served at a time; more wait
+)
+
+// Lengths of a socket's path, in bytes.
+const (
+	socketName    = len("/plugin-dir1234567890/plugin1234567890") // as go-plugin names it in the temporary directory, at most
+	maxSocketPath = 103                                           // on macOS; Linux has 107
 )
 
 // Config is what is started, and how.
