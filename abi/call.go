@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -28,7 +30,7 @@ type Call struct {
 	name    string
 
 	ctx    context.Context // lives as long as the call: it is the call
-	cancel func()
+	cancel context.CancelCauseFunc
 
 	mu     sync.Mutex // guards the folds; held across the append of a fold record, never across an effect
 	folds  map[foldKey]*fold
@@ -119,7 +121,7 @@ func (c *Call) Syscall(ctx context.Context, name string, args []string, handle H
 // guest ended. The returned error is callErr, or why the end could not be
 // recorded.
 func (c *Call) End(output []byte, callErr error) error {
-	c.cancel()
+	c.cancel(nil)
 	flushErr := c.flush(true)
 	r := c.gate.callRecord(c.subject, audit.PhaseOutcome, c.name, output)
 	defer putRecord(r)
@@ -128,13 +130,11 @@ func (c *Call) End(output []byte, callErr error) error {
 		r.Outcome, r.Error = audit.OutcomeFailed, audit.Clip(callErr.Error())
 	}
 	_, err := c.gate.log.Append(r)
-	switch {
-	case callErr != nil:
+	if callErr != nil {
 		return callErr
-	case err != nil:
-		return &DeniedError{Status: Blocked, Reason: unrecorded(err)}
-	case flushErr != nil:
-		return &DeniedError{Status: Blocked, Reason: unrecorded(flushErr)}
+	}
+	if err = errors.Join(flushErr, err); err != nil {
+		return &DeniedError{Status: Blocked, Reason: fmt.Sprintf("the call ended well, but that cannot be recorded, so its result is withheld: %v", err)}
 	}
 	return nil
 }
@@ -189,15 +189,15 @@ func (c *Call) leave(f *fold, bytes int, d time.Duration, err *SyscallError) err
 
 // tick brings the open runs up to date while the call goes on.
 func (c *Call) tick() {
-	if c.flush(false) == nil {
-		c.mu.Lock()
-		if !c.closed {
-			c.timer.Reset(foldEvery)
-		}
-		c.mu.Unlock()
+	if err := c.flush(false); err != nil {
+		c.cancel(&DeniedError{Status: Blocked, Reason: unrecorded(err)}) // what cannot be recorded must not go on
 		return
 	}
-	c.cancel() // what cannot be recorded must not go on
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.timer.Reset(foldEvery)
+	}
 }
 
 func (c *Call) flush(last bool) error {

@@ -70,7 +70,7 @@ func (c *Container) ID() string { return c.id }
 func (c *Container) Hold(reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.pins.Load()&dead == 0 {
+	if !c.Dead() {
 		c.hold.Store(&DeniedError{Status: Blocked, Reason: reason})
 	}
 }
@@ -79,7 +79,7 @@ func (c *Container) Hold(reason string) {
 func (c *Container) Release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.pins.Load()&dead == 0 {
+	if !c.Dead() {
 		c.hold.Store(nil)
 	}
 }
@@ -91,6 +91,9 @@ func (c *Container) Live() error {
 	}
 	return nil
 }
+
+// Dead reports whether the container was quarantined or closed.
+func (c *Container) Dead() bool { return c.pins.Load()&dead != 0 }
 
 // Quarantine isolates the container for good: see [Container.Drain] for when
 // the last effect has ended. The first reason stays.
@@ -105,7 +108,7 @@ func (c *Container) Close(reason string) {
 
 func (c *Container) kill(why *DeniedError) {
 	c.mu.Lock()
-	if c.pins.Load()&dead != 0 {
+	if c.Dead() {
 		c.mu.Unlock()
 		return
 	}
@@ -158,23 +161,23 @@ func (c *Container) unpin() {
 
 // bind derives a context that ends when the container dies. The returned
 // function must be called.
-func (c *Container) bind(ctx context.Context) (context.Context, func()) {
+func (c *Container) bind(ctx context.Context) (context.Context, context.CancelCauseFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c.mu.Lock()
 	if c.cancels == nil {
 		c.mu.Unlock()
 		cancel(c.hold.Load())
-		return ctx, func() {}
+		return ctx, cancel
 	}
 	c.nextCtx++
 	id := c.nextCtx
 	c.cancels[id] = cancel
 	c.mu.Unlock()
-	return ctx, func() {
+	return ctx, func(cause error) {
 		c.mu.Lock()
 		delete(c.cancels, id)
 		c.mu.Unlock()
-		cancel(nil)
+		cancel(cause)
 	}
 }
 

@@ -38,10 +38,12 @@ type Log interface {
 	Sync(ctx context.Context, seq uint64) error
 }
 
-// Isolate is told that a decision isolates a subject: it opens a case and does
-// what the container cannot do to itself, such as killing a process. It is
-// called after the container was held or quarantined, with no lock held, and
-// must not wait for the syscall that led to it. It returns the case's number.
+// Isolate is told that a decision isolates a subject: it opens a case, isolates
+// the containers that the case is about with its number as the reason, and does
+// what a container cannot do to itself, such as killing a process. It is called
+// with no lock held, and must not wait for the plugin call that led to it. It
+// returns the case's number. What it leaves undone of the subject's own
+// container, the gate does.
 type Isolate func(s *Subject, d zta.Decision) (caseID string)
 
 // GateOptions are what a [Gate] is made of. Registry, Graph and Log are
@@ -346,9 +348,9 @@ func (q *request) effect(ctx context.Context) (data []byte, failed *SyscallError
 		return nil, failure(context.Cause(ctx))
 	}
 	if q.sc.Call == nil {
-		var done func()
-		ctx, done = q.sc.Container.bind(ctx)
-		defer done()
+		var cancel context.CancelCauseFunc
+		ctx, cancel = q.sc.Container.bind(ctx)
+		defer cancel(nil)
 	}
 	if q.reg.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -451,14 +453,16 @@ func (q *request) isolate(d zta.Decision) SyscallResult {
 	res := SyscallResult{Status: Blocked, Reason: "frozen for review: " + d.Reason}
 	if d.Outcome == zta.Quarantine {
 		res = SyscallResult{Status: Quarantined, Reason: d.Reason}
-		c.Quarantine(d.Reason)
 	} else {
-		c.Hold(res.Reason)
+		c.Hold(res.Reason) // before a case is opened, whose release would lift it
 	}
 	if q.gate.isolate != nil {
 		if id := q.gate.isolate(q.sc.Subject, d); id != "" {
 			res.Reason += " (case " + id + ")"
 		}
+	}
+	if d.Outcome == zta.Quarantine {
+		c.Quarantine(res.Reason) // whatever the host did
 	}
 	return res
 }

@@ -276,9 +276,21 @@ func TestUnrecordedIsDenied(t *testing.T) {
 		if res := c.Syscall(c.Context(), "time_get", []string{"wall"}, 0, nil); res.Status != Blocked || w.effects.Load() != 0 {
 			t.Fatalf("got %+v after %d effects", res, w.effects.Load())
 		}
-		if err := c.End(nil, nil); err == nil {
-			t.Error("the call ended well although its end is not on record")
+		if err := c.End(nil, nil); err == nil || strings.Contains(err.Error(), "nothing is carried out") {
+			t.Errorf("a call whose end is not on record ended with %v", err)
 		}
+	})
+	t.Run("counts of a run", func(t *testing.T) {
+		w := newWorld(t, zta.Enforce, everything, allowAll)
+		c := w.begin(t)
+		c.Syscall(c.Context(), "time_get", []string{"wall"}, 0, nil)
+		w.log.fail = func(*audit.Record) error { return broken }
+		c.tick()
+		var denied *DeniedError
+		if cause := context.Cause(c.Context()); !errors.As(cause, &denied) || !strings.Contains(cause.Error(), broken.Error()) {
+			t.Errorf("the call goes on, or ended without the reason: %v", cause)
+		}
+		_ = c.End(nil, nil)
 	})
 	t.Run("outcome", func(t *testing.T) {
 		w := newWorld(t, zta.Enforce, everything, allowAll)
@@ -453,6 +465,31 @@ func TestViolationQuarantines(t *testing.T) {
 	if r := last[len(last)-1]; r.Decision != "quarantined" {
 		t.Errorf("the refused call is recorded as %+v", r)
 	}
+}
+
+// TestHostIsolates: the host opens the case before the container is quarantined,
+// so that whoever is refused by the container learns the case's number.
+func TestHostIsolates(t *testing.T) {
+	p := allowAll
+	p.Args = map[int]zta.ArgConstraint{0: {Deny: `\.\.`}}
+	p.OnViolation = zta.Quarantine
+	w := newWorld(t, zta.Enforce, everything, p)
+	w.gate.isolate = func(s *Subject, _ zta.Decision) string {
+		if s.Container.Dead() {
+			t.Error("the container was quarantined without a case")
+		}
+		s.Container.Quarantine("case Q-7: escape")
+		return "Q-7"
+	}
+	c := w.begin(t)
+	c.Syscall(c.Context(), "file_open", []string{"/data/../etc/passwd", "r"}, 0, nil)
+	if cause := context.Cause(c.Context()); cause == nil || cause.Error() != "quarantined: case Q-7: escape" {
+		t.Errorf("the call ended with %v", cause)
+	}
+	if res := w.do("time_get", "wall"); res.Status != Quarantined || res.Reason != "case Q-7: escape" {
+		t.Errorf("got %+v", res)
+	}
+	_ = c.End(nil, nil)
 }
 
 // TestOverreachMayBeAViolation: what the capability set refuses is still looked

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,12 +28,18 @@ const historyBucket = "dna"
 
 // of is the DNA of an artifact.
 func (h *histories) of(artifact string, id zta.Identity) (*zta.ExecutionDNA, error) {
-	key := artifact + "/" + id.Publisher
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.load(artifact+"/"+id.Publisher, id)
+}
+
+// load is the DNA under a key: the one in use, else the stored one, else a new
+// one. It is called with mu held.
+func (h *histories) load(key string, id zta.Identity) (*zta.ExecutionDNA, error) {
 	if dna := h.dnas[key]; dna != nil {
 		return dna, nil
 	}
+	artifact, _, _ := strings.Cut(key, "/")
 	dna := zta.NewExecutionDNA("artifact:"+artifact, id)
 	if h.db != nil {
 		b, err := h.db.Bucket(historyBucket).Get(key)
@@ -51,15 +59,30 @@ func (h *histories) of(artifact string, id zta.Identity) (*zta.ExecutionDNA, err
 	return dna, nil
 }
 
-// release gives an artifact the integrity that a released case leaves it.
-func (h *histories) release(artifact string, now time.Time) {
+// release gives an artifact the integrity that a released case leaves it, in
+// each of its histories: of plugins that are loaded, and stored ones.
+func (h *histories) release(artifact string) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	for key, dna := range h.dnas {
-		if strings.HasPrefix(key, artifact+"/") {
-			dna.SetIntegrity(now, zta.ReleasedIntegrity)
+	keys := slices.Collect(maps.Keys(h.dnas))
+	var errs []error
+	if h.db != nil {
+		stored, err := h.db.Bucket(historyBucket).List(artifact+"/", 0)
+		errs = append(errs, err)
+		for _, e := range stored {
+			keys = append(keys, e.Key)
 		}
 	}
+	for _, key := range keys {
+		if strings.HasPrefix(key, artifact+"/") {
+			dna, err := h.load(key, zta.Identity{})
+			errs = append(errs, err)
+			if err == nil {
+				dna.SetIntegrity(h.clock(), zta.ReleasedIntegrity)
+			}
+		}
+	}
+	h.mu.Unlock()
+	return errors.Join(append(errs, h.store())...)
 }
 
 // store keeps what the histories hold now.
@@ -68,10 +91,7 @@ func (h *histories) store() error {
 		return nil
 	}
 	h.mu.Lock()
-	dnas := make(map[string]*zta.ExecutionDNA, len(h.dnas))
-	for k, v := range h.dnas {
-		dnas[k] = v
-	}
+	dnas := maps.Clone(h.dnas)
 	h.mu.Unlock()
 	var errs []error
 	for key, dna := range dnas {

@@ -194,13 +194,10 @@ func (k *kernel) engine(name string) (engines.WasmEngine, error) {
 	return nil, fmt.Errorf("engine %q is not in this build: it has %v", name, have)
 }
 
-// record puts a lifecycle record in the log. An act that cannot be recorded is
-// not done.
+// record puts a record in the log. An act that cannot be recorded is not done.
 func (k *kernel) record(r *audit.Record) error {
-	if _, err := k.log.Append(r); err != nil {
-		return fmt.Errorf("not done, because the audit log cannot be written: %w", err)
-	}
-	return nil
+	_, err := k.log.Append(r)
+	return notDone(err)
 }
 
 // recordSync is record for what must be on disk before it counts: lifecycle
@@ -210,10 +207,14 @@ func (k *kernel) recordSync(ctx context.Context, r *audit.Record) error {
 	if err == nil {
 		err = k.log.Sync(ctx, seq)
 	}
-	if err != nil {
-		return fmt.Errorf("not done, because the audit log cannot be written: %w", err)
+	return notDone(err)
+}
+
+func notDone(err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("not done, because the audit log cannot be written: %w", err)
 }
 
 func (k *kernel) close() error {

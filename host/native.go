@@ -78,7 +78,7 @@ func (u *nativeUnit) functions() []string { return u.plugin.Description().Functi
 
 func (u *nativeUnit) stop(ctx context.Context) error { return u.plugin.Stop(ctx) }
 
-func (u *nativeUnit) kill() { u.plugin.Kill() }
+func (u *nativeUnit) kill() error { return u.plugin.Kill() }
 
 func (u *nativeUnit) exited() <-chan struct{} { return u.plugin.Exited() }
 

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,13 +55,13 @@ type plugin struct {
 	id   uuid.UUID
 	name string
 
-	verbs sync.Mutex // held by one lifecycle verb at a time
+	verbs semaphore // held by one lifecycle verb at a time
 
-	mu     sync.Mutex // guards what follows; never held across a guest, a process or a record
-	art    *artifact
-	status PluginStatus
-	run    *running
-	calls  uint64
+	mu    sync.Mutex // guards what follows; never held across a guest, a process or a record
+	art   *artifact
+	own   PluginStatus // without what a case of its artifact makes of it: see status
+	run   *running     // not nil just while own is Active or Paused
+	calls uint64
 }
 
 // artifact is a plugin's verified code with what it was configured to be.
@@ -73,6 +75,7 @@ type artifact struct {
 	timeout  time.Duration // of a call; 0 for none
 	slots    int
 	loaded   time.Time
+	lives    sync.WaitGroup // containers that run it
 }
 
 // unit is a plugin that is up, of either kind. Its calls may run at the same
@@ -82,7 +85,7 @@ type unit interface {
 	event(c *abi.Call, name forge.Event) error
 	functions() []string
 	stop(ctx context.Context) error // gracefully, then at once
-	kill()                          // at once
+	kill() error                    // at once
 	exited() <-chan struct{}        // closed when it ended by itself; nil if it cannot
 }
 
@@ -91,58 +94,54 @@ type running struct {
 	plugin  *plugin
 	art     *artifact
 	subject *abi.Subject
-	slots   chan struct{}
-	calls   sync.WaitGroup
-	ended   chan struct{} // closed by end
-
-	mu       sync.Mutex // guards what follows
-	up       unit       // nil until the artifact was started
-	isolated isolation
-}
-
-// isolation is what a running plugin's isolation came to.
-type isolation struct {
-	outcome zta.Outcome   // the strongest so far: Block, Freeze or Quarantine
-	done    chan struct{} // closed when the case is open
-	caseID  string        // once done is closed
-}
-
-// claim claims an isolation: it is the caller's to carry out if mine, else one
-// that is as strong is under way or done.
-func (r *running) claim(o zta.Outcome) (done chan struct{}, mine bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.isolated.done != nil && r.isolated.outcome >= o {
-		return r.isolated.done, false
-	}
-	r.isolated = isolation{outcome: o, done: make(chan struct{})}
-	return r.isolated.done, true
-}
-
-func (r *running) caseID() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.isolated.caseID
-}
-
-// quarantine waits until the case of a container that was quarantined is open,
-// and is that case.
-func (r *running) quarantine() string {
-	r.mu.Lock()
-	i := r.isolated
-	r.mu.Unlock()
-	if i.outcome != zta.Quarantine {
-		return ""
-	}
-	<-i.done
-	return r.caseID()
+	slots   semaphore
+	calls   sync.WaitGroup // functions, not lifecycle events
+	ended   chan struct{}  // closed by end
+	up      atomic.Value   // a unit, from when the artifact was started
 }
 
 // unit is what runs, or nil before it was started.
 func (r *running) unit() unit {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.up
+	u, _ := r.up.Load().(unit)
+	return u
+}
+
+// Hold implements quarantine.Container. The reason is the case's.
+func (r *running) Hold(string) {
+	r.plugin.mu.Lock()
+	defer r.plugin.mu.Unlock()
+	r.settle()
+}
+
+// Quarantine implements quarantine.Container.
+func (r *running) Quarantine(reason string) {
+	r.subject.Container.Quarantine("plugin " + r.plugin.name + ", " + reason)
+	if r.plugin.take(r, PluginStatus{Phase: PluginStopped}) {
+		go r.plugin.over(r, reason) // it waits for the call that led to this
+	}
+}
+
+// Drain implements quarantine.Container.
+func (r *running) Drain(ctx context.Context) error {
+	var err error
+	if u := r.unit(); u != nil {
+		err = u.kill()
+	}
+	return errors.Join(err, r.subject.Container.Drain(ctx))
+}
+
+// settle holds the container as long as the plugin is paused or its artifact
+// frozen. It is called with the plugin's mu held, when either has changed.
+func (r *running) settle() {
+	p, c := r.plugin, r.subject.Container
+	switch k, held := p.host.k.cases.Held(r.art.digest); {
+	case held:
+		c.Hold(fmt.Sprintf("plugin %s is frozen for review by case %s: %s", p.name, k.ID, k.Reason))
+	case p.own.Phase == PluginPaused && p.run == r:
+		c.Hold("plugin " + p.name + " is paused; resume it")
+	default:
+		c.Release()
+	}
 }
 
 // prepare does all of a load that can fail, without touching what is loaded.
@@ -183,7 +182,6 @@ func (h *PluginHost) prepare(ctx context.Context, cfg PluginConfig) (*artifact, 
 
 	if cfg.NativeLibrary != "" {
 		a.timeout = cmpDuration(cfg.Limits.Timeout, h.k.timeout, DefaultExecutionTimeout)
-		a.slots = max(a.slots, 0)
 		if a.slots == 0 {
 			a.slots = 64
 		}
@@ -193,7 +191,7 @@ func (h *PluginHost) prepare(ctx context.Context, cfg PluginConfig) (*artifact, 
 	if err != nil {
 		return fail(err)
 	}
-	if a.code, err = h.k.compile(ctx, e, b, cfg.Limits); err != nil {
+	if a.code, err = h.k.compile(ctx, e, b, cfg.Limits, true); err != nil {
 		return fail(err)
 	}
 	a.timeout = a.code.timeout
@@ -239,40 +237,48 @@ func (a *artifact) abi() ABI {
 	return ABINative
 }
 
+// close frees the code once nothing runs it.
 func (a *artifact) close() error {
 	if a.code == nil {
 		return nil
 	}
+	a.lives.Wait()
 	return a.code.module.Close()
 }
 
-// bringUp makes a container and starts the artifact in it, through its init and
-// start events. On an error nothing is left.
+// bringUp makes a container and starts the artifact in it, through its init
+// event. On an error nothing is left. Who called it ends it, unless publish
+// has taken it.
 func (p *plugin) bringUp(ctx context.Context, a *artifact) (_ *running, err error) {
 	h := p.host
 	c := abi.NewContainer(uuid.NewString())
-	r := &running{plugin: p, art: a, slots: make(chan struct{}, a.slots), ended: make(chan struct{}), subject: &abi.Subject{
+	r := &running{plugin: p, art: a, slots: newSemaphore(a.slots), ended: make(chan struct{}), subject: &abi.Subject{
 		Plugin: p.name, Identity: a.identity, TrustLevel: a.cfg.TrustLevel, Capabilities: a.set, ExecutionDNA: a.dna, Container: c,
 	}}
+	a.lives.Add(1)
+	h.running.Store(c.ID(), r)
+	defer func() {
+		if err != nil {
+			if endErr := r.end(ctx, "it did not come up"); endErr != nil {
+				h.k.logger.Warn("end of a plugin that did not come up", "plugin", p.name, "error", endErr)
+			}
+		}
+	}()
+	// Whoever opens a case from here on finds the container; who did before is found.
+	if k, held := h.k.cases.Held(a.digest); held && k.Quarantines() {
+		return nil, quarantined(k)
+	}
 	for _, m := range a.cfg.Mounts {
 		root, err := os.OpenRoot(m.Host)
 		if err != nil {
-			_ = r.release()
 			return nil, fmt.Errorf("mount %q: %w", m.Guest, err)
 		}
 		r.subject.Mounts = append(r.subject.Mounts, abi.Mount{Guest: m.Guest, Root: root, ReadOnly: m.ReadOnly})
 	}
 	if err := h.k.record(p.capabilityRecord(r)); err != nil {
-		_ = r.release()
 		return nil, err
 	}
-	h.running.Store(c.ID(), r)
-	defer func() {
-		if err != nil {
-			_ = r.end(ctx, "it did not come up")
-		}
-	}()
-	err = r.within(ctx, "init", func(call *abi.Call) (err error) {
+	return r, r.within(ctx, "init", func(call *abi.Call) (err error) {
 		var u unit
 		if a.code != nil {
 			u, err = startWasm(call, a.code, a.cfg.State)
@@ -282,21 +288,43 @@ func (p *plugin) bringUp(ctx context.Context, a *artifact) (_ *running, err erro
 		if err != nil {
 			return err
 		}
-		r.mu.Lock()
-		r.up = u
-		r.mu.Unlock()
+		r.up.Store(u)
 		return u.event(call, forge.Init)
 	})
+}
+
+func quarantined(k quarantine.Case) error {
+	return fmt.Errorf("%w by case %s: %s; release it with quarantine release %s", ErrQuarantined, k.ID, k.Reason, k.ID)
+}
+
+// launch brings an artifact up and through its start event.
+func (p *plugin) launch(ctx context.Context, a *artifact) (*running, error) {
+	r, err := p.bringUp(ctx, a)
 	if err != nil {
 		return nil, err
 	}
 	if err := r.event(ctx, forge.Begin); err != nil {
-		return nil, err
+		return nil, errors.Join(err, r.end(ctx, "it did not start"))
 	}
+	return r, nil
+}
+
+// publish makes r what the plugin runs, and returns what it ran before. It
+// fails if r was isolated meanwhile, and r is then ended.
+func (p *plugin) publish(ctx context.Context, r *running, phase PluginPhase) (*artifact, *running, error) {
+	p.mu.Lock()
+	if r.subject.Container.Dead() {
+		p.mu.Unlock()
+		return nil, nil, errors.Join(r.subject.Container.Live(), r.end(ctx, "it was isolated as it came up"))
+	}
+	defer p.mu.Unlock()
+	oldArt, oldRun := p.art, p.run
+	p.art, p.run, p.own = r.art, r, PluginStatus{Phase: phase}
+	r.settle()
 	if gone := r.unit().exited(); gone != nil {
-		h.bg.Add(1)
+		p.host.bg.Add(1)
 		go func() {
-			defer h.bg.Done()
+			defer p.host.bg.Done()
 			select {
 			case <-gone:
 				p.crashed(r)
@@ -304,7 +332,7 @@ func (p *plugin) bringUp(ctx context.Context, a *artifact) (_ *running, err erro
 			}
 		}()
 	}
-	return r, nil
+	return oldArt, oldRun, nil
 }
 
 // within makes a call of the lifecycle and puts it on record.
@@ -327,19 +355,15 @@ func (r *running) event(ctx context.Context, name forge.Event) error {
 func (r *running) end(ctx context.Context, reason string) error {
 	r.subject.Container.Close(reason)
 	close(r.ended)
-	var err error
-	if u := r.unit(); u != nil {
-		err = u.stop(ctx)
-	}
-	r.plugin.host.running.Delete(r.subject.Container.ID())
-	return errors.Join(err, r.release())
-}
-
-func (r *running) release() error {
 	var errs []error
+	if u := r.unit(); u != nil {
+		errs = append(errs, u.stop(ctx))
+	}
 	for _, m := range r.subject.Mounts {
 		errs = append(errs, m.Root.Close())
 	}
+	r.plugin.host.running.Delete(r.subject.Container.ID())
+	r.art.lives.Done()
 	return errors.Join(errs...)
 }
 
@@ -360,141 +384,135 @@ func (r *running) drain(ctx context.Context) {
 	case <-t.C:
 	}
 	r.subject.Container.Close("plugin " + r.plugin.name + " was stopped before the call ended")
-	r.unit().kill()
+	if err := r.unit().kill(); err != nil {
+		r.plugin.host.k.logger.Warn("kill", "plugin", r.plugin.name, "error", err)
+	}
 	<-done
 }
 
-func (p *plugin) start(ctx context.Context) error {
-	a, st := p.art, p.currentStatus()
-	switch st.Phase {
+func (p *plugin) start(ctx context.Context, v *verb) error {
+	switch st := p.status(); st.Phase {
 	case PluginStopped, PluginFailed:
 	case PluginQuarantined:
-		return fmt.Errorf("%w by case %s: %s; release it with quarantine release %s", ErrQuarantined, st.Case, st.Reason, st.Case)
+		k, _ := p.host.k.cases.Get(st.Case)
+		return quarantined(k)
 	default:
 		return p.illegal("start", st, "it is started when it is stopped or failed")
 	}
-	if err := p.host.k.recordSync(ctx, p.event("start", "", nil)); err != nil {
+	if err := v.begin(ctx, p.event("start")); err != nil {
 		return err
 	}
-	r, err := p.bringUp(ctx, a)
+	r, err := p.launch(ctx, p.art)
+	if err == nil {
+		err = v.commit(p, r)
+	}
+	if err == nil {
+		_, _, err = p.publish(ctx, r, PluginActive)
+	}
 	if err != nil {
-		p.set(func() {
-			if p.status.Phase != PluginQuarantined {
-				p.status = PluginStatus{Phase: PluginFailed, Reason: err.Error()}
-			}
-		})
-		return err
+		p.set(func() { p.own = PluginStatus{Phase: PluginFailed, Reason: err.Error()} })
 	}
-	p.set(func() { p.run, p.status = r, p.activeStatus(r) })
-	return p.host.k.record(p.event("start", audit.OutcomeOK, nil))
+	return err
 }
 
-// activeStatus is Active, or Paused where a freeze of the artifact is open.
-func (p *plugin) activeStatus(r *running) PluginStatus {
-	if k, ok := p.host.k.cases.Frozen(r.art.digest); ok {
-		r.subject.Container.Hold(fmt.Sprintf("frozen for review by case %s: %s", k.ID, k.Reason))
-		return PluginStatus{Phase: PluginPaused, Case: k.ID, Reason: k.Reason}
-	}
-	return PluginStatus{Phase: PluginActive}
-}
-
-func (p *plugin) pause(ctx context.Context) error {
-	st := p.currentStatus()
+func (p *plugin) pause(ctx context.Context, v *verb) error {
+	st, r := p.now()
 	if st.Phase != PluginActive {
 		return p.illegal("pause", st, "it is paused when it is active")
 	}
-	if err := p.host.k.recordSync(ctx, p.event("pause", audit.OutcomeOK, nil)); err != nil {
+	if err := v.begin(ctx, p.event("pause")); err != nil {
 		return err
 	}
-	if err := p.run.event(ctx, forge.Pause); err != nil {
+	if err := r.event(ctx, forge.Pause); err != nil {
 		return err
 	}
-	p.set(func() {
-		if p.status.Phase == PluginActive { // it may have been isolated meanwhile
-			p.run.subject.Container.Hold("plugin " + p.name + " is paused")
-			p.status = PluginStatus{Phase: PluginPaused}
-		}
-	})
-	return nil
+	return p.become(v, r, PluginPaused)
 }
 
-func (p *plugin) resume(ctx context.Context) error {
-	st := p.currentStatus()
+func (p *plugin) resume(ctx context.Context, v *verb) error {
+	st, r := p.now()
 	switch {
 	case st.Phase != PluginPaused:
 		return p.illegal("resume", st, "it is resumed when it is paused")
 	case st.Case != "":
 		return p.illegal("resume", st, "it is frozen for review: quarantine release "+st.Case+" lifts that")
 	}
-	if err := p.host.k.recordSync(ctx, p.event("resume", audit.OutcomeOK, nil)); err != nil {
+	if err := v.begin(ctx, p.event("resume")); err != nil {
 		return err
 	}
-	p.run.subject.Container.Release()
-	if err := p.run.event(ctx, forge.Resume); err != nil {
-		p.run.subject.Container.Hold("plugin " + p.name + " did not resume")
+	r.subject.Container.Release() // its resume event is its own to run; other calls the plugin refuses
+	defer p.set(r.settle)
+	if err := r.event(ctx, forge.Resume); err != nil {
 		return err
 	}
-	p.set(func() {
-		if p.status.Phase == PluginPaused && p.status.Case == "" {
-			p.status = PluginStatus{Phase: PluginActive}
-		}
-	})
+	return p.become(v, r, PluginActive)
+}
+
+// become changes the phase of a plugin that runs r, once that is on record.
+func (p *plugin) become(v *verb, r *running, phase PluginPhase) error {
+	if err := v.outcome(p.event(v.name), nil); err != nil {
+		return notDone(err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.run != r {
+		return fmt.Errorf("it ended meanwhile: it is %s", p.statusLocked())
+	}
+	p.own = PluginStatus{Phase: phase}
+	r.settle()
 	return nil
 }
 
-func (p *plugin) stop(ctx context.Context) error {
-	st := p.currentStatus()
-	if st.Phase != PluginActive && st.Phase != PluginPaused {
+func (p *plugin) stop(ctx context.Context, v *verb) error {
+	if st := p.status(); st.Phase != PluginActive && st.Phase != PluginPaused {
 		return p.illegal("stop", st, "it is stopped when it is active or paused")
 	}
-	if err := p.host.k.recordSync(ctx, p.event("stop", audit.OutcomeOK, nil)); err != nil {
+	if err := v.begin(ctx, p.event("stop")); err != nil {
 		return err
 	}
-	return p.down(ctx, st)
+	return p.down(ctx, PluginStopped)
 }
 
-// down takes a running plugin down.
-func (p *plugin) down(ctx context.Context, st PluginStatus) error {
-	var r *running
-	p.set(func() {
-		r, p.run = p.run, nil
-		if p.status.Phase != PluginQuarantined {
-			p.status = PluginStatus{Phase: PluginStopped}
-		}
-	})
+// down takes the plugin down, if it is up, and leaves it in a phase.
+func (p *plugin) down(ctx context.Context, phase PluginPhase) error {
+	p.mu.Lock()
+	r := p.run
+	p.run, p.own = nil, PluginStatus{Phase: phase}
+	p.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	return r.retire(ctx, "plugin "+p.name+" was stopped")
+}
+
+// retire ends a running plugin that no new call reaches: after its calls in
+// flight, and its stop event unless it is isolated.
+func (r *running) retire(ctx context.Context, reason string) error {
 	r.drain(ctx)
-	var eventErr error
-	if st.Phase == PluginPaused && st.Case == "" {
-		r.subject.Container.Release() // its stop event is its own to run
-	}
+	r.plugin.set(r.settle) // a pause is over: the stop event is the plugin's own to run
+	var err error
 	if r.subject.Container.Live() == nil {
-		eventErr = r.event(ctx, forge.Stop)
+		err = r.event(ctx, forge.Stop)
 	}
-	return errors.Join(eventErr, r.end(ctx, "plugin "+p.name+" was stopped"))
+	return errors.Join(err, r.end(ctx, reason))
 }
 
-func (p *plugin) unload(ctx context.Context) error {
-	st := p.currentStatus()
+func (p *plugin) unload(ctx context.Context, v *verb) error {
+	st := p.status()
 	switch st.Phase {
 	case PluginStopped, PluginFailed, PluginQuarantined:
 	default:
 		return p.illegal("unload", st, "stop it first")
 	}
-	if err := p.host.k.recordSync(ctx, p.event("unload", audit.OutcomeOK, nil)); err != nil {
+	if err := v.begin(ctx, p.event("unload")); err != nil {
 		return err
 	}
-	var eventErr error
-	if st.Phase == PluginStopped && p.art.hasUnload() {
-		eventErr = p.unloadEvent(ctx)
+	var err error
+	if _, held := p.host.k.cases.Held(p.art.digest); st.Phase == PluginStopped && !held && p.art.hasUnload() {
+		err = p.unloadEvent(ctx)
 	}
 	p.host.forget(p)
-	var r *running
-	p.set(func() { r, p.run, p.status = p.run, nil, PluginStatus{Phase: PluginUnloaded} })
-	var endErr error
-	if r != nil { // of a quarantined plugin
-		endErr = r.end(ctx, "plugin "+p.name+" was unloaded")
-	}
-	return errors.Join(eventErr, endErr, p.art.close())
+	return errors.Join(err, p.down(ctx, PluginUnloaded), p.art.close())
 }
 
 // hasUnload reports whether there is an unload event to run.
@@ -502,12 +520,7 @@ func (a *artifact) hasUnload() bool {
 	if a.code == nil {
 		return false // a native plugin has ended with its process
 	}
-	for _, ex := range a.code.module.Exports() {
-		if ex.Name == "forge_unload" {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(a.code.module.Exports(), func(ex engines.ExportType) bool { return ex.Name == "forge_unload" })
 }
 
 // unloadEvent runs the unload export, for its effects, in a life of its own.
@@ -519,15 +532,10 @@ func (p *plugin) unloadEvent(ctx context.Context) error {
 	return errors.Join(r.event(ctx, forge.Unload), r.end(ctx, "plugin "+p.name+" was unloaded"))
 }
 
-func (p *plugin) reload(ctx context.Context, cfg *PluginConfig) error {
-	st := p.currentStatus()
-	switch st.Phase {
-	case PluginActive, PluginStopped, PluginFailed:
-	case PluginPaused:
-		if st.Case == "" {
-			break
-		}
-		fallthrough
+func (p *plugin) reload(ctx context.Context, v *verb, cfg *PluginConfig) error {
+	st := p.status()
+	switch {
+	case st.Phase == PluginActive, st.Phase == PluginStopped, st.Phase == PluginFailed, st.Phase == PluginPaused && st.Case == "":
 	default:
 		return p.illegal("reload", st, "it is reloaded when it is active, paused, stopped or failed")
 	}
@@ -538,78 +546,74 @@ func (p *plugin) reload(ctx context.Context, cfg *PluginConfig) error {
 	if next.Name != p.name {
 		return fmt.Errorf("the new configuration is of plugin %q", next.Name)
 	}
-	a, err := p.host.prepare(ctx, next)
-	if err != nil {
+	if err := p.replace(ctx, v, st, next); err != nil {
 		return fmt.Errorf("%w; the plugin goes on as it was", err)
 	}
-	if k, ok := p.host.k.cases.Active(a.digest); ok {
-		_ = a.close()
-		return fmt.Errorf("the new artifact is %w by case %s; the plugin goes on as it was", ErrQuarantined, k.ID)
-	}
-	if err := p.recordLoad(ctx, "reload", a); err != nil {
-		_ = a.close()
+	return nil
+}
+
+// replace puts a new artifact, which runs if the old one does, in the place of
+// the old one. On an error the old one is where it was.
+func (p *plugin) replace(ctx context.Context, v *verb, st PluginStatus, cfg PluginConfig) (err error) {
+	a, err := p.host.prepare(ctx, cfg)
+	if err != nil {
 		return err
 	}
-	var r *running
-	if st.Phase == PluginActive || st.Phase == PluginPaused {
-		if r, err = p.bringUp(ctx, a); err != nil {
+	defer func() {
+		if err != nil {
 			_ = a.close()
-			return fmt.Errorf("%w; the plugin goes on as it was", err)
 		}
+	}()
+	if err := v.begin(ctx, p.loadRecord("reload", a)); err != nil {
+		return err
 	}
-
-	var oldArt *artifact
-	var oldRun *running
-	p.set(func() {
-		oldArt, oldRun = p.art, p.run
-		p.art = a
-		switch {
-		case r != nil && p.status.Phase == PluginPaused:
-			r.subject.Container.Hold("plugin " + p.name + " is paused")
-			p.run = r
-		case r != nil:
-			p.run, p.status = r, p.activeStatus(r)
-		default:
-			p.status = PluginStatus{Phase: PluginStopped}
-		}
-	})
-	var errs []error
+	if st.Phase != PluginActive && st.Phase != PluginPaused {
+		var old *artifact
+		p.set(func() { old, p.art, p.own = p.art, a, PluginStatus{Phase: PluginStopped} })
+		return old.close()
+	}
+	r, err := p.launch(ctx, a)
+	if err != nil {
+		return err
+	}
+	if err := v.commit(p, r); err != nil {
+		return err
+	}
+	oldArt, oldRun, err := p.publish(ctx, r, st.Phase)
+	if err != nil {
+		return err
+	}
+	// From here on the new one serves; how the old one ends does not change that.
 	if oldRun != nil {
-		oldRun.drain(ctx)
-		if oldRun.subject.Container.Live() == nil {
-			errs = append(errs, oldRun.event(ctx, forge.Stop))
-		}
-		errs = append(errs, oldRun.end(ctx, "plugin "+p.name+" was reloaded"))
+		err = oldRun.retire(ctx, "plugin "+p.name+" was reloaded")
 	}
-	return errors.Join(append(errs, oldArt.close())...)
+	if err = errors.Join(err, oldArt.close()); err != nil {
+		p.host.k.logger.Warn("end of a plugin that was replaced", "plugin", p.name, "error", err)
+	}
+	return nil
 }
 
 // shutdown ends the plugin with its host.
 func (p *plugin) shutdown(ctx context.Context) error {
-	st := p.currentStatus()
-	var err error
-	switch st.Phase {
-	case PluginActive, PluginPaused:
-		_ = p.host.k.record(p.event("stop", audit.OutcomeOK, nil))
-		err = p.down(ctx, st)
-	default:
-		var r *running
-		p.set(func() { r, p.run = p.run, nil })
-		if r != nil {
-			err = r.end(ctx, "the host was closed")
-		}
+	v := &verb{k: p.host.k, name: "stop"}
+	if st := p.status(); st.Phase == PluginActive || st.Phase == PluginPaused {
+		_ = v.begin(ctx, p.event("stop")) // the host ends whether or not that can be recorded
 	}
-	p.set(func() { p.status = PluginStatus{Phase: PluginUnloaded} })
-	if p.art == nil {
-		return err
+	err := p.down(ctx, PluginUnloaded)
+	if p.art != nil {
+		err = errors.Join(err, p.art.close())
 	}
-	return errors.Join(err, p.art.close())
+	if v.begun {
+		err = v.end(p, err)
+	}
+	return err
 }
 
 func (p *plugin) call(ctx context.Context, function string, input []byte) ([]byte, error) {
 	p.mu.Lock()
-	st, r := p.status, p.run
-	if r == nil || st.Phase == PluginQuarantined {
+	r := p.run
+	if r == nil || p.own.Phase != PluginActive {
+		st := p.statusLocked()
 		p.mu.Unlock()
 		return nil, p.refuse(st, function)
 	}
@@ -618,12 +622,10 @@ func (p *plugin) call(ctx context.Context, function string, input []byte) ([]byt
 	p.mu.Unlock()
 	defer r.calls.Done()
 
-	select {
-	case r.slots <- struct{}{}:
-		defer func() { <-r.slots }()
-	case <-ctx.Done():
-		return nil, fmt.Errorf("call %s.%s: waiting for one of %d instances: %w", p.name, function, cap(r.slots), ctx.Err())
+	if err := r.slots.acquire(ctx); err != nil {
+		return nil, fmt.Errorf("call %s.%s: waiting for one of %d instances: %w", p.name, function, cap(r.slots), err)
 	}
+	defer r.slots.release()
 	call, err := p.host.k.gate.Begin(ctx, r.subject, function, input)
 	if err != nil {
 		return nil, err
@@ -638,17 +640,19 @@ func (p *plugin) call(ctx context.Context, function string, input []byte) ([]byt
 	return out, nil
 }
 
-// refuse is why a plugin that does not run takes no call, put on record.
+// refuse is why a plugin takes no call, put on record.
 func (p *plugin) refuse(st PluginStatus, function string) error {
+	rec := p.event("")
+	rec.Kind, rec.Function, rec.Details, rec.Decision = audit.KindCall, audit.Clip(function), nil, zta.Block.String()
 	var err error
-	rec := p.event("call", "", nil)
-	rec.Kind, rec.Function, rec.Details = audit.KindCall, function, nil
-	if st.Phase == PluginQuarantined {
-		err = &abi.DeniedError{Status: abi.Quarantined, Reason: fmt.Sprintf("plugin %s is quarantined by case %s: %s", p.name, st.Case, st.Reason)}
+	switch {
+	case st.Phase == PluginQuarantined:
 		rec.Decision = zta.Quarantine.String()
-	} else {
+		err = &abi.DeniedError{Status: abi.Quarantined, Reason: fmt.Sprintf("plugin %s, case %s: %s", p.name, st.Case, st.Reason)}
+	case st.Phase == PluginPaused:
+		err = &abi.DeniedError{Status: abi.Blocked, Reason: fmt.Sprintf("plugin %s is %s", p.name, st)}
+	default:
 		err = p.illegal("call", st, "start it first")
-		rec.Decision = zta.Block.String()
 	}
 	rec.Reason = audit.Clip(err.Error())
 	_ = p.host.k.record(rec) // refused whether or not it can be recorded
@@ -663,11 +667,6 @@ func (r *running) explain(call *abi.Call, err error) error {
 	}
 	var denied *abi.DeniedError
 	if errors.As(context.Cause(call.Context()), &denied) || (errors.As(err, &denied) && denied.Status == abi.Quarantined) {
-		if denied.Status == abi.Quarantined {
-			if id := r.quarantine(); id != "" {
-				return &abi.DeniedError{Status: abi.Quarantined, Reason: fmt.Sprintf("plugin %s is quarantined by case %s: %s", r.plugin.name, id, denied.Reason)}
-			}
-		}
 		return denied
 	}
 	gate, name := r.plugin.host.k.gate, r.plugin.name
@@ -702,95 +701,44 @@ func limitError(plugin string, err error) error {
 	return err
 }
 
-// isolate completes an isolation that the gate began, and is its case. What is
-// isolated already keeps the case it has.
-func (p *plugin) isolate(r *running, d zta.Decision) string {
-	done, mine := r.claim(d.Outcome)
-	if !mine {
-		<-done
-		return r.caseID()
-	}
-	if u := r.unit(); d.Outcome == zta.Quarantine && u != nil {
-		u.kill()
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), isolateTimeout)
-	defer cancel()
-	k, err := p.host.k.cases.Isolate(ctx, quarantine.Case{
-		Outcome: d.Outcome.String(), Plugin: p.name, Identity: r.subject.Identity.ID,
-		Artifact: r.art.digest, Publisher: r.subject.Identity.Publisher,
-		Rule: d.Rule, Reason: d.Reason, Policy: d.Policy, Score: d.Score, History: r.subject.ExecutionDNA.Snapshot(p.host.k.clock()),
-	}, r.subject.Container)
-	if err != nil {
-		p.host.k.logger.Error("quarantine case is not kept", "plugin", p.name, "case", k.ID, "error", err)
-	}
-	p.set(func() {
-		if p.status.Phase == PluginQuarantined {
-			return
-		}
-		p.status = PluginStatus{Phase: PluginPaused, Case: k.ID, Reason: d.Reason}
-		if d.Outcome == zta.Quarantine {
-			p.status.Phase = PluginQuarantined
-		}
-	})
-	r.mu.Lock()
-	r.isolated.caseID = k.ID
-	r.mu.Unlock()
-	close(done)
-	if err := p.host.history.store(); err != nil {
-		p.host.k.logger.Error("histories are not stored", "error", err)
-	}
-	p.host.k.logger.Warn("plugin isolated", "plugin", p.name, "case", k.ID, "outcome", d.Outcome.String(), "reason", d.Reason)
-	return k.ID
-}
-
-// released follows the release of a case.
-func (p *plugin) released(k quarantine.Case) {
-	p.verbs.Lock()
-	defer p.verbs.Unlock()
+// take takes r out of the plugin, and reports whether it was there: whoever
+// took it ends it.
+func (p *plugin) take(r *running, own PluginStatus) bool {
 	p.mu.Lock()
-	if p.status.Case != k.ID {
-		p.mu.Unlock()
-		return
+	defer p.mu.Unlock()
+	if p.run != r {
+		return false
 	}
-	r := p.run
-	switch {
-	case p.status.Phase == PluginPaused && r != nil:
-		r.subject.Container.Release()
-		p.status = PluginStatus{Phase: PluginActive}
-		r = nil
-	default:
-		p.run, p.status = nil, PluginStatus{Phase: PluginStopped}
-	}
-	p.mu.Unlock()
-	if r != nil {
-		if err := r.end(context.Background(), "its quarantine was released"); err != nil {
-			p.host.k.logger.Warn("end of quarantined plugin", "plugin", p.name, "error", err)
-		}
+	p.run, p.own = nil, own
+	p.host.bg.Add(1) // of which Close waits, after it took what was left
+	return true
+}
+
+// over ends what was taken, once its calls have ended.
+func (p *plugin) over(r *running, reason string) {
+	defer p.host.bg.Done()
+	r.calls.Wait()
+	if err := r.end(context.Background(), reason); err != nil {
+		p.host.k.logger.Warn("end of a plugin", "plugin", p.name, "error", err)
 	}
 }
 
-// crashed follows a native process that ended by itself.
+// crashed follows a native process that ended by itself. Its calls in flight
+// end with an error that says so.
 func (p *plugin) crashed(r *running) {
 	reason := "its process ended by itself"
 	if n, ok := r.unit().(*nativeUnit); ok && n.exitError() != nil {
 		reason = n.exitError().Error()
 	}
-	var current bool
-	p.set(func() {
-		if current = p.run == r && p.status.Phase != PluginQuarantined; current {
-			p.status = PluginStatus{Phase: PluginFailed, Reason: reason}
-			p.run = nil
-		}
-	})
-	if !current {
+	rec := p.event("crash")
+	if !p.take(r, PluginStatus{Phase: PluginFailed, Reason: reason}) {
 		return
 	}
-	r.subject.Container.Close("plugin " + p.name + " failed: " + reason)
-	p.host.k.gate.Report(r.subject, zta.Trap, reason)
-	_ = p.host.k.record(p.event("crash", audit.OutcomeFailed, errors.New(reason)))
+	rec.Outcome, rec.Error = audit.OutcomeFailed, audit.Clip(reason)
+	_ = p.host.k.record(rec) // it has failed whether or not that can be recorded
 	p.host.k.logger.Error("plugin failed", "plugin", p.name, "reason", reason)
-	r.calls.Wait()
-	_ = r.end(context.Background(), reason) // what there is to say of the end is said
+	p.host.k.gate.Report(r.subject, zta.Trap, reason)
+	p.over(r, "plugin "+p.name+" failed: "+reason)
 }
 
 func (p *plugin) set(f func()) {
@@ -799,19 +747,41 @@ func (p *plugin) set(f func()) {
 	f()
 }
 
-func (p *plugin) currentStatus() PluginStatus {
+// status is what the plugin is.
+func (p *plugin) status() PluginStatus {
+	st, _ := p.now()
+	return st
+}
+
+// now is what the plugin is, with what it runs.
+func (p *plugin) now() (PluginStatus, *running) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.status
+	return p.statusLocked(), p.run
+}
+
+// statusLocked is the plugin's own status, unless a case of its artifact makes
+// something else of it. It is called with mu held.
+func (p *plugin) statusLocked() PluginStatus {
+	if p.art == nil || p.own.Phase == PluginUnloaded {
+		return p.own
+	}
+	switch k, held := p.host.k.cases.Held(p.art.digest); {
+	case held && k.Quarantines():
+		return PluginStatus{Phase: PluginQuarantined, Case: k.ID, Reason: k.Reason}
+	case held && p.run != nil:
+		return PluginStatus{Phase: PluginPaused, Case: k.ID, Reason: k.Reason}
+	}
+	return p.own
 }
 
 func (p *plugin) illegal(verb string, st PluginStatus, remedy string) error {
 	return &TransitionError{Plugin: p.name, Verb: verb, Status: st, Remedy: remedy}
 }
 
-// event is the record of a lifecycle verb; an empty outcome makes it an intent.
-func (p *plugin) event(verb, outcome string, err error) *audit.Record {
-	r := &audit.Record{Kind: audit.KindPlugin, Plugin: p.name, Outcome: outcome, Details: map[string]string{"verb": verb}}
+// event is a record of a lifecycle verb.
+func (p *plugin) event(verb string) *audit.Record {
+	r := &audit.Record{Kind: audit.KindPlugin, Plugin: p.name, Details: map[string]string{"verb": verb}}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.art != nil {
@@ -820,15 +790,72 @@ func (p *plugin) event(verb, outcome string, err error) *audit.Record {
 	if p.run != nil {
 		r.Container = p.run.subject.Container.ID()
 	}
-	if err != nil {
-		r.Error = audit.Clip(err.Error())
-	}
 	return r
 }
 
-func (p *plugin) recordLoad(ctx context.Context, verb string, a *artifact) error {
+// verb is a lifecycle verb on its way: its intent goes on record, and on disk,
+// before anything is done, and its outcome after, or before what was done
+// begins to serve.
+type verb struct {
+	k      *kernel
+	name   string
+	intent uint64
+	begun  bool
+	over   bool // its outcome is on record
+}
+
+// begin records the intent.
+func (v *verb) begin(ctx context.Context, r *audit.Record) (err error) {
+	r.Phase = audit.PhaseIntent
+	if v.intent, err = v.k.log.Append(r); err == nil {
+		v.begun = true
+		err = v.k.log.Sync(ctx, v.intent)
+	}
+	return notDone(err)
+}
+
+// commit records that r is to serve; if that fails, r is ended.
+func (v *verb) commit(p *plugin, r *running) error {
+	rec := p.event(v.name)
+	rec.Digest, rec.Container = r.art.digest, r.subject.Container.ID()
+	if err := v.outcome(rec, nil); err != nil {
+		return errors.Join(notDone(err), r.end(context.Background(), "its start is not on record"))
+	}
+	return nil
+}
+
+// end records the outcome, and is it.
+func (v *verb) end(p *plugin, err error) error {
+	if v.over && err == nil {
+		return nil
+	}
+	recErr := v.outcome(p.event(v.name), err)
+	switch {
+	case err != nil:
+		return err // on record or not, that is how it ended
+	case recErr != nil:
+		return fmt.Errorf("done, but that cannot be recorded: %w", recErr)
+	}
+	return nil
+}
+
+func (v *verb) outcome(r *audit.Record, err error) error {
+	r.Outcome = audit.OutcomeOK
+	if v.begun && !v.over {
+		r.Phase, r.Intent = audit.PhaseOutcome, audit.Closes(v.intent)
+	}
+	if err != nil {
+		r.Outcome, r.Error = audit.OutcomeFailed, audit.Clip(err.Error())
+	}
+	_, recErr := v.k.log.Append(r)
+	v.over = v.over || recErr == nil
+	return recErr
+}
+
+// loadRecord is the record of an artifact that is loaded into the plugin.
+func (p *plugin) loadRecord(verb string, a *artifact) *audit.Record {
 	r := &audit.Record{
-		Kind: audit.KindPlugin, Plugin: p.name, Subject: a.identity.ID, Digest: a.digest, Outcome: audit.OutcomeOK, Level: a.cfg.TrustLevel.String(),
+		Kind: audit.KindPlugin, Plugin: p.name, Subject: a.identity.ID, Digest: a.digest, Level: a.cfg.TrustLevel.String(),
 		Details: map[string]string{"verb": verb, "kind": a.kind(), "abi": string(a.abi()), "version": a.cfg.Version, "vector": a.identity.TrustVector.String()},
 	}
 	if a.code != nil {
@@ -841,7 +868,7 @@ func (p *plugin) recordLoad(ctx context.Context, verb string, a *artifact) error
 			p.host.k.logger.Warn("native plugin without a sandbox: it can do what this user can, past the gate", "plugin", p.name)
 		}
 	}
-	return p.host.k.recordSync(ctx, r)
+	return r
 }
 
 func (p *plugin) capabilityRecord(r *running) *audit.Record {
@@ -861,7 +888,7 @@ func (a *artifact) trust(now time.Time) (float64, capability.TrustLevel) {
 
 func (p *plugin) describe() Plugin {
 	p.mu.Lock()
-	a, r, st, calls := p.art, p.run, p.status, p.calls
+	a, r, st, calls := p.art, p.run, p.statusLocked(), p.calls
 	p.mu.Unlock()
 	d := Plugin{ID: p.id, Name: p.name, Status: st, Calls: calls}
 	if a == nil {

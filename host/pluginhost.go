@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -96,45 +97,48 @@ func (h *PluginHost) Status() HostStatus {
 // Quarantined where a case of its artifact is open. Errors: *[ConfigError],
 // [ErrExists].
 func (h *PluginHost) LoadPlugin(ctx context.Context, cfg PluginConfig) (uuid.UUID, error) {
-	p := &plugin{host: h, id: uuid.New(), name: cfg.Name, status: PluginStatus{Phase: PluginLoading}}
-	p.verbs.Lock() // until the plugin is loaded, other verbs wait
-	defer p.verbs.Unlock()
+	p := &plugin{host: h, id: uuid.New(), name: cfg.Name, own: PluginStatus{Phase: PluginLoading}, verbs: newSemaphore(1)}
+	p.verbs <- struct{}{} // until the plugin is loaded, other verbs wait
+	defer p.verbs.release()
 
-	h.mu.Lock()
-	switch {
-	case h.closed:
-		h.mu.Unlock()
-		return uuid.Nil, ErrClosed
-	case h.names[cfg.Name] != nil:
-		h.mu.Unlock()
-		return uuid.Nil, fmt.Errorf("load plugin %q: %w", cfg.Name, ErrExists)
-	}
-	h.plugins[p.id], h.names[p.name] = p, p
-	h.mu.Unlock()
-
-	art, err := h.prepare(ctx, cfg)
-	if err == nil {
-		if err = p.recordLoad(ctx, "load", art); err != nil {
-			_ = art.close()
-		}
-	} else {
-		_ = h.k.record(&audit.Record{Kind: audit.KindPlugin, Plugin: cfg.Name, Subject: cfg.Identity.ID, Outcome: audit.OutcomeFailed, Error: audit.Clip(err.Error()), Details: map[string]string{"verb": "load"}})
-	}
+	art, err := h.load(ctx, p, cfg)
 	if err != nil {
-		h.forget(p)
+		_ = h.k.record(&audit.Record{Kind: audit.KindPlugin, Plugin: cfg.Name, Subject: cfg.Identity.ID, Outcome: audit.OutcomeFailed, Error: audit.Clip(err.Error()), Details: map[string]string{"verb": "load"}})
 		return uuid.Nil, fmt.Errorf("load plugin %q: %w", cfg.Name, err)
 	}
-	p.set(func() { p.art, p.status = art, h.restingStatus(art) })
 	h.k.logger.Info("plugin loaded", "plugin", p.name, "kind", art.kind(), "sha256", art.digest)
 	return p.id, nil
 }
 
-// restingStatus is the status of a plugin that does not run.
-func (h *PluginHost) restingStatus(a *artifact) PluginStatus {
-	if k, ok := h.k.cases.Active(a.digest); ok {
-		return PluginStatus{Phase: PluginQuarantined, Case: k.ID, Reason: k.Reason}
+// load gives a new plugin its artifact. On an error the plugin is forgotten.
+func (h *PluginHost) load(ctx context.Context, p *plugin, cfg PluginConfig) (_ *artifact, err error) {
+	h.mu.Lock()
+	switch {
+	case h.closed:
+		err = ErrClosed
+	case h.names[p.name] != nil:
+		err = ErrExists
+	default:
+		h.plugins[p.id], h.names[p.name] = p, p
 	}
-	return PluginStatus{Phase: PluginStopped}
+	h.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	art, err := h.prepare(ctx, cfg)
+	if err == nil {
+		rec := p.loadRecord("load", art)
+		rec.Outcome = audit.OutcomeOK
+		if err = h.k.recordSync(ctx, rec); err != nil {
+			_ = art.close()
+		}
+	}
+	if err != nil {
+		h.forget(p)
+		return nil, err
+	}
+	p.set(func() { p.art, p.own = art, PluginStatus{Phase: PluginStopped} })
+	return art, nil
 }
 
 // StartPlugin brings a stopped or failed plugin up: Active, or Paused where a
@@ -171,36 +175,54 @@ func (h *PluginHost) UnloadPlugin(ctx context.Context, id uuid.UUID) error {
 // aside, then takes over in one step; calls in flight end on the old one. If
 // the new one does not come up, the old one stays and goes on.
 func (h *PluginHost) ReloadPlugin(ctx context.Context, id uuid.UUID, cfg *PluginConfig) error {
-	return h.verb(ctx, id, "reload", func(p *plugin, ctx context.Context) error { return p.reload(ctx, cfg) })
+	return h.verb(ctx, id, "reload", func(p *plugin, ctx context.Context, v *verb) error { return p.reload(ctx, v, cfg) })
 }
 
-func (h *PluginHost) verb(ctx context.Context, id uuid.UUID, verb string, f func(*plugin, context.Context) error) error {
-	h.mu.Lock()
-	p := h.plugins[id]
-	h.mu.Unlock()
-	if p == nil {
-		return fmt.Errorf("%s plugin %s: %w", verb, id, ErrNotFound)
-	}
-	p.verbs.Lock()
-	defer p.verbs.Unlock()
-	err := f(p, ctx)
+func (h *PluginHost) verb(ctx context.Context, id uuid.UUID, name string, f func(*plugin, context.Context, *verb) error) error {
+	p, err := h.plugin(id)
 	if err != nil {
-		_ = h.k.record(p.event(verb, audit.OutcomeFailed, err))
-		return fmt.Errorf("%s plugin %q: %w", verb, p.name, err)
+		return fmt.Errorf("%s %w", name, err)
 	}
-	h.k.logger.Info("plugin "+verb, "plugin", p.name, "status", p.currentStatus().Phase)
+	if err := p.verbs.acquire(ctx); err != nil {
+		return fmt.Errorf("%s plugin %q: waiting for another verb: %w", name, p.name, err)
+	}
+	defer p.verbs.release()
+	v := &verb{k: h.k, name: name}
+	if err := v.end(p, f(p, ctx, v)); err != nil {
+		return fmt.Errorf("%s plugin %q: %w", name, p.name, err)
+	}
+	h.k.logger.Info("plugin "+name, "plugin", p.name, "status", p.status().Phase)
 	return nil
+}
+
+// plugin is the plugin of that id. Errors: [ErrClosed], [ErrNotFound].
+func (h *PluginHost) plugin(id uuid.UUID) (*plugin, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.plugins[id]
+	switch {
+	case h.closed:
+		return nil, fmt.Errorf("plugin %s: %w", id, ErrClosed)
+	case p == nil:
+		return nil, fmt.Errorf("plugin %s: %w", id, ErrNotFound)
+	}
+	return p, nil
+}
+
+// all are the plugins, in no order.
+func (h *PluginHost) all() []*plugin {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Values(h.plugins))
 }
 
 // Call calls a function of an active plugin. Errors: [ErrNotFound],
 // *[TransitionError] when it takes no calls, *abi.DeniedError when it was
 // blocked or quarantined, *[LimitError], *[FunctionError], *engines.Trap.
 func (h *PluginHost) Call(ctx context.Context, id uuid.UUID, function string, input []byte) ([]byte, error) {
-	h.mu.Lock()
-	p := h.plugins[id]
-	h.mu.Unlock()
-	if p == nil {
-		return nil, fmt.Errorf("call plugin %s: %w", id, ErrNotFound)
+	p, err := h.plugin(id)
+	if err != nil {
+		return nil, fmt.Errorf("call %w", err)
 	}
 	h.calls.Add(1)
 	defer h.calls.Add(-1)
@@ -217,12 +239,7 @@ func (h *PluginHost) Lookup(ref string) (uuid.UUID, error) {
 	if id, err := uuid.Parse(ref); err == nil && h.plugins[id] != nil {
 		return id, nil
 	}
-	names := make([]string, 0, len(h.names))
-	for n := range h.names {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return uuid.Nil, fmt.Errorf("plugin %q: %w; loaded are %s", ref, ErrNotFound, strings.Join(names, ", "))
+	return uuid.Nil, fmt.Errorf("plugin %q: %w; loaded are %v", ref, ErrNotFound, slices.Sorted(maps.Keys(h.names)))
 }
 
 // Plugin describes a plugin. Errors: [ErrNotFound].
@@ -238,12 +255,7 @@ func (h *PluginHost) Plugin(id uuid.UUID) (Plugin, error) {
 
 // Plugins describes every plugin, in name order.
 func (h *PluginHost) Plugins() []Plugin {
-	h.mu.Lock()
-	ps := make([]*plugin, 0, len(h.plugins))
-	for _, p := range h.plugins {
-		ps = append(ps, p)
-	}
-	h.mu.Unlock()
+	ps := h.all()
 	out := make([]Plugin, len(ps))
 	for i, p := range ps {
 		out[i] = p.describe()
@@ -271,27 +283,27 @@ func (h *PluginHost) SetPolicies(ctx context.Context, mode zta.Mode, policies ..
 }
 
 // ReleaseCase closes a quarantine case: the artifact's integrity is set to
-// zta.ReleasedIntegrity and a freeze of its plugins is lifted. A quarantined
-// plugin is then Stopped, and can be started.
-func (h *PluginHost) ReleaseCase(_ context.Context, caseID, by, reason string) (quarantine.Case, error) {
-	k, err := h.k.cases.Release(caseID, by, reason)
+// zta.ReleasedIntegrity and a freeze of its plugins is lifted; one that was
+// paused before stays so. A quarantined plugin is then Stopped, and can be
+// started.
+func (h *PluginHost) ReleaseCase(ctx context.Context, caseID, by, reason string) (quarantine.Case, error) {
+	k, err := h.k.cases.Release(ctx, caseID, by, reason)
 	if err != nil {
 		return quarantine.Case{}, err
 	}
-	h.mu.Lock()
-	ps := make([]*plugin, 0, len(h.plugins))
-	for _, p := range h.plugins {
-		ps = append(ps, p)
+	err = h.history.release(k.Artifact)
+	for _, p := range h.all() {
+		p.set(func() {
+			if p.run != nil && p.run.art.digest == k.Artifact {
+				p.run.settle()
+			}
+		})
 	}
-	h.mu.Unlock()
-	h.history.release(k.Artifact, h.k.clock())
-	for _, p := range ps {
-		p.released(k)
-	}
-	return k, h.history.store()
+	return k, err
 }
 
-// Close stops every plugin and frees the engines. Closing twice is a no-op.
+// Close stops every plugin and frees the engines. When ctx ends, what is still
+// in flight is cancelled. Closing twice is a no-op.
 func (h *PluginHost) Close(ctx context.Context) error {
 	h.mu.Lock()
 	if h.closed {
@@ -299,20 +311,24 @@ func (h *PluginHost) Close(ctx context.Context) error {
 		return nil
 	}
 	h.closed = true
-	ps := make([]*plugin, 0, len(h.plugins))
-	for _, p := range h.plugins {
-		ps = append(ps, p)
-	}
 	h.mu.Unlock()
+	// A verb on its way is waited for, so what it waits for must end as well.
+	defer context.AfterFunc(ctx, func() {
+		h.running.Range(func(_, r any) bool {
+			r.(*running).subject.Container.Close("the host is closed")
+			return true
+		})
+	})()
 
+	ps := h.all()
 	var wg sync.WaitGroup
 	errs := make([]error, len(ps))
 	for i, p := range ps {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			p.verbs.Lock()
-			defer p.verbs.Unlock()
+			_ = p.verbs.acquire(context.Background())
+			defer p.verbs.release()
 			errs[i] = p.shutdown(ctx)
 		}()
 	}
@@ -331,14 +347,36 @@ func (h *PluginHost) forget(p *plugin) {
 	}
 }
 
-// isolate is told by the gate that a container was held or quarantined.
+// isolate is told by the gate that a container is to be isolated: so is every
+// one that runs the same artifact.
 func (h *PluginHost) isolate(s *abi.Subject, d zta.Decision) string {
-	r, ok := h.running.Load(s.Container.ID())
+	v, ok := h.running.Load(s.Container.ID())
 	if !ok {
-		return ""
+		return "" // it has ended
 	}
-	run := r.(*running)
-	return run.plugin.isolate(run, d)
+	r := v.(*running)
+	k, opened := h.k.cases.Open(quarantine.Case{
+		Outcome: d.Outcome.String(), Plugin: s.Plugin, Container: s.Container.ID(), Identity: s.Identity.ID,
+		Artifact: r.art.digest, Publisher: s.Identity.Publisher,
+		Rule: d.Rule, Reason: d.Reason, Policy: d.Policy, Score: d.Score, History: s.ExecutionDNA.Snapshot(h.k.clock()),
+	})
+	if !opened {
+		return k.ID
+	}
+	var held []quarantine.Container
+	h.running.Range(func(_, v any) bool {
+		if other := v.(*running); other.art.digest == k.Artifact {
+			held = append(held, other)
+		}
+		return true
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), isolateTimeout)
+	defer cancel()
+	if err := errors.Join(h.k.cases.Isolate(ctx, k, held...), h.history.store()); err != nil {
+		h.k.logger.Error("isolation", "case", k.ID, "error", err)
+	}
+	h.k.logger.Warn("plugin isolated", "plugin", s.Plugin, "case", k.ID, "outcome", k.Outcome, "containers", len(held), "reason", k.Reason)
+	return k.ID
 }
 
 // keepHistories stores the histories while plugins run, so that a crash loses

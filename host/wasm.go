@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"forgeone.dev/forgeone/abi"
@@ -53,8 +52,9 @@ type code struct {
 }
 
 // compile compiles a module under limits. A timeout that the engine cannot hold
-// is refused if it was asked for, and else not in force.
-func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte, l Limits) (*code, error) {
+// is refused if it was asked for, and else not in force. Calls of a module that
+// is stoppable end with their context, timeout or not, if the engine can do that.
+func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte, l Limits, stoppable bool) (*code, error) {
 	c := &code{engine: e, timeout: DefaultExecutionTimeout}
 	asked := true
 	switch {
@@ -79,7 +79,7 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 	}
 	m, err := e.Compile(ctx, wasm, engines.CompileOptions{
 		MemoryLimitPages: uint32(min(memory/engines.PageSize, 65535)), //nolint:gosec // bounded
-		Interruptible:    c.timeout != 0,
+		Interruptible:    c.timeout != 0 || (stoppable && info.Interrupt),
 	})
 	if err != nil {
 		return nil, err
@@ -267,8 +267,8 @@ type wasmUnit struct {
 	// kept is the instance of a plugin that keeps its state; nil for pristine
 	// ones, which get an instance for each call.
 	kept   engines.Instance
-	mu     sync.Mutex // the kept instance serves one call at a time
-	broken error      // why the kept instance serves no more
+	turn   semaphore // the kept instance serves one call at a time, whose is broken
+	broken error     // why the kept instance serves no more
 }
 
 // startWasm checks that an instance comes up, and keeps it if state is kept.
@@ -277,7 +277,7 @@ func startWasm(call *abi.Call, c *code, state State) (*wasmUnit, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &wasmUnit{code: c}
+	u := &wasmUnit{code: c, turn: newSemaphore(1)}
 	if state == StateKeep {
 		u.kept = inst
 		return u, nil
@@ -310,8 +310,10 @@ func (u *wasmUnit) with(call *abi.Call, f func(engines.Instance) error) error {
 		}
 		return errors.Join(f(inst), inst.Close())
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	if err := u.turn.acquire(call.Context()); err != nil {
+		return fmt.Errorf("waiting for the call before to end: %w", err)
+	}
+	defer u.turn.release()
 	if u.broken != nil {
 		return u.broken
 	}
@@ -332,21 +334,18 @@ func trapped(err error) bool {
 
 func (u *wasmUnit) functions() []string { return u.code.functions() }
 
-func (u *wasmUnit) stop(context.Context) error { return u.close() }
-
-// kill leaves the guest to its cancelled calls: a WASM instance ends with them.
-func (u *wasmUnit) kill() {}
-
-func (u *wasmUnit) close() error {
+// stop ends the kept instance, after the call that it serves.
+func (u *wasmUnit) stop(context.Context) error {
 	if u.kept == nil {
 		return nil
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.broken == nil {
-		u.broken = ErrClosed
-	}
+	_ = u.turn.acquire(context.Background())
+	defer u.turn.release()
+	u.broken = ErrClosed
 	return u.kept.Close()
 }
+
+// kill leaves the guest to its cancelled calls: a WASM instance ends with them.
+func (u *wasmUnit) kill() error { return nil }
 
 func (u *wasmUnit) exited() <-chan struct{} { return nil }

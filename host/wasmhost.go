@@ -173,7 +173,7 @@ func (h *WasmHost) prepare(ctx context.Context, name string, wasm []byte, reload
 	if loaded != reload {
 		return nil, h.conflict(loaded)
 	}
-	c, err := h.k.compile(ctx, h.k.engines[0], wasm, Limits{})
+	c, err := h.k.compile(ctx, h.k.engines[0], wasm, Limits{}, false)
 	if err != nil {
 		return nil, err
 	}

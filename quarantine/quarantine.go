@@ -1,9 +1,10 @@
-// Package quarantine keeps the cases of isolated containers: why each was
+// Package quarantine keeps the cases of isolated artifacts: why each was
 // opened, what is held, and who released it. Cases survive a restart, and hang
-// on the artifact, so that a plugin cannot shed one by another name.
+// on the artifact, so that a plugin cannot shed one by another name, and all
+// that run the artifact are isolated together.
 //
-// The isolation itself is the container's (see [Container]); opening a case
-// never waits for the audit log.
+// The isolation itself is the container's (see [Container]); it never waits
+// for the audit log.
 package quarantine
 
 import (
@@ -11,7 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,14 +22,12 @@ import (
 	"forgeone.dev/forgeone/zta"
 )
 
-// Container is what is isolated: abi.Container is one.
+// Container is one running copy of what is isolated.
 type Container interface {
-	ID() string
-	// Hold refuses what is new; Release lifts that.
+	// Hold refuses what is new.
 	Hold(reason string)
-	Release()
 	// Quarantine refuses what is new for good, cancels what is in flight and
-	// closes what is open; Drain waits for the last effect.
+	// closes what is open; Drain ends what has not ended by that, and waits.
 	Quarantine(reason string)
 	Drain(ctx context.Context) error
 }
@@ -36,6 +35,8 @@ type Container interface {
 // Log is where cases go on record.
 type Log interface {
 	Append(*audit.Record) (seq uint64, err error)
+	// Sync waits until the record is on disk.
+	Sync(ctx context.Context, seq uint64) error
 }
 
 // State of a case.
@@ -75,6 +76,9 @@ type Case struct {
 	ReleasedReason string    `json:"released_reason,omitempty"`
 }
 
+// Quarantines reports whether the case is more than a freeze.
+func (k *Case) Quarantines() bool { return k.Outcome == zta.Quarantine.String() }
+
 // Errors.
 var (
 	ErrNotFound = errors.New("no such case")
@@ -89,7 +93,9 @@ type Cases struct {
 	db    *state.DB // nil keeps them in memory only
 	clock func() time.Time
 
-	mu   sync.Mutex
+	keeping sync.Mutex // held while a case goes on record and into the store, so that both have the same order
+
+	mu   sync.Mutex // guards what follows; never held across a record or a store
 	byID map[string]Case
 	next int
 }
@@ -123,47 +129,78 @@ func number(id string) int {
 	return n
 }
 
-// Isolate opens a case for a container that was held or quarantined, and waits
-// for its last effect until ctx ends; what is then still in flight is said in
-// the case. The case counts from the moment Isolate is called, even if it
-// cannot be stored or recorded: the error says so.
-func (c *Cases) Isolate(ctx context.Context, k Case, container Container) (Case, error) {
+// Open opens a case, which counts from that moment on: the artifact is [Cases.Held].
+// If one that isolates as strongly is open already, that one is returned, and
+// opened is false.
+func (c *Cases) Open(k Case) (_ Case, opened bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if held, ok := c.held(k.Artifact); ok && (held.Quarantines() || !k.Quarantines()) {
+		return held, false
+	}
 	c.next++
-	k.ID, k.State, k.Opened, k.Container = fmt.Sprintf("Q-%d", c.next), Open, c.clock().UTC(), container.ID()
+	k.ID, k.State, k.Opened = fmt.Sprintf("Q-%d", c.next), Open, c.clock().UTC()
 	c.byID[k.ID] = k
+	return k, true
+}
+
+// Isolate carries out a case that was opened: it holds or quarantines the
+// containers, keeps the case, and waits for their last effects until ctx ends;
+// what is then still in flight is said in the case. The case counts even if it
+// cannot be stored or recorded: the error says so.
+func (c *Cases) Isolate(ctx context.Context, k Case, containers ...Container) error {
+	for _, container := range containers {
+		if k.Quarantines() {
+			container.Quarantine("case " + k.ID + ": " + k.Reason)
+		} else {
+			container.Hold("frozen for review by case " + k.ID + ": " + k.Reason)
+		}
+	}
+	err := c.keep(k.ID, "opened", func(*Case) string { return k.Reason })
+	if !k.Quarantines() {
+		return err
+	}
+	var undrained []error
+	for _, container := range containers {
+		undrained = append(undrained, container.Drain(ctx))
+	}
+	if left := errors.Join(undrained...); left != nil {
+		err = errors.Join(err, c.keep(k.ID, "undrained", func(k *Case) string {
+			k.Undrained = left.Error()
+			return k.Undrained
+		}))
+	}
+	return err
+}
+
+// keep records and stores a case as it is now, after a change that says why.
+func (c *Cases) keep(id, verb string, change func(*Case) (reason string)) error {
+	c.keeping.Lock()
+	defer c.keeping.Unlock()
+	c.mu.Lock()
+	k := c.byID[id]
+	reason := change(&k)
+	c.byID[id] = k
 	c.mu.Unlock()
+	return errors.Join(c.record(k, verb, reason), c.store(k))
+}
 
-	if k.Outcome == zta.Quarantine.String() {
-		if err := container.Drain(ctx); err != nil {
-			k.Undrained = err.Error()
+// Held is the open case of an artifact, the quarantine if there is a freeze as
+// well. A quarantined artifact is not to be loaded or started before it is
+// released.
+func (c *Cases) Held(artifact string) (Case, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held(artifact)
+}
+
+func (c *Cases) held(artifact string) (held Case, ok bool) {
+	for _, k := range c.byID {
+		if k.Artifact == artifact && k.State == Open && (!ok || k.Quarantines()) {
+			held, ok = k, true
 		}
 	}
-	return k, c.keep(k, "opened", k.Reason)
-}
-
-// Active is the open quarantine of an artifact, if there is one: it is not to
-// be loaded or started again before it is released.
-func (c *Cases) Active(artifact string) (Case, bool) {
-	return c.find(func(k Case) bool {
-		return k.Artifact == artifact && k.State == Open && k.Outcome == zta.Quarantine.String()
-	})
-}
-
-// Frozen is the open freeze of an artifact, if there is one.
-func (c *Cases) Frozen(artifact string) (Case, bool) {
-	return c.find(func(k Case) bool {
-		return k.Artifact == artifact && k.State == Open && k.Outcome == zta.Freeze.String()
-	})
-}
-
-func (c *Cases) find(match func(Case) bool) (Case, bool) {
-	for _, k := range c.List() {
-		if match(k) {
-			return k, true
-		}
-	}
-	return Case{}, false
+	return held, ok
 }
 
 // List is every case, in order of opening.
@@ -174,7 +211,7 @@ func (c *Cases) List() []Case {
 	for _, k := range c.byID {
 		out = append(out, k)
 	}
-	sort.Slice(out, func(i, j int) bool { return number(out[i].ID) < number(out[j].ID) })
+	slices.SortFunc(out, func(a, b Case) int { return number(a.ID) - number(b.ID) })
 	return out
 }
 
@@ -190,12 +227,14 @@ func (c *Cases) Get(id string) (Case, error) {
 }
 
 // Release closes a case: a reason and who gives it are required. The release is
-// on record before it counts. Errors: [ErrNotFound], [ErrReleased], or why it
-// could not be recorded or stored; the case is then still open.
-func (c *Cases) Release(id, by, reason string) (Case, error) {
+// on disk, in the log, before it counts. Errors: [ErrNotFound], [ErrReleased],
+// or why it could not be recorded or stored; the case is then still open.
+func (c *Cases) Release(ctx context.Context, id, by, reason string) (Case, error) {
 	if strings.TrimSpace(reason) == "" || strings.TrimSpace(by) == "" {
 		return Case{}, errors.New("quarantine: a release needs a reason and who gives it")
 	}
+	c.keeping.Lock()
+	defer c.keeping.Unlock()
 	k, err := c.Get(id)
 	if err != nil {
 		return Case{}, err
@@ -204,45 +243,51 @@ func (c *Cases) Release(id, by, reason string) (Case, error) {
 		return Case{}, fmt.Errorf("quarantine case %s: %w", id, ErrReleased)
 	}
 	k.State, k.ReleasedAt, k.ReleasedBy, k.ReleasedReason = Released, c.clock().UTC(), by, reason
-	if err := c.keep(k, "released", reason); err != nil {
-		return Case{}, err
+	seq, err := c.log.Append(k.record("released", reason))
+	if err != nil {
+		return Case{}, fmt.Errorf("quarantine case %s: the release is not on record: %w", id, err)
 	}
+	if err = c.log.Sync(ctx, seq); err == nil {
+		err = c.store(k)
+	}
+	if err != nil {
+		k, _ = c.Get(id)
+		return Case{}, errors.Join(fmt.Errorf("quarantine case %s stays open: %w", id, err), c.record(k, "release failed", err.Error()))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.byID[id] = k
 	return k, nil
 }
 
-// keep records and stores a case. An opening counts whatever fails; a release
-// counts only if nothing does.
-func (c *Cases) keep(k Case, verb, reason string) error {
-	opening := k.State == Open
-	details := map[string]string{"case": k.ID, "verb": verb, "outcome": k.Outcome, "artifact": k.Artifact}
-	if k.Undrained != "" {
-		details["undrained"] = k.Undrained
+func (c *Cases) record(k Case, verb, reason string) error {
+	if _, err := c.log.Append(k.record(verb, reason)); err != nil {
+		return fmt.Errorf("quarantine case %s: %s is not on record: %w", k.ID, verb, err)
 	}
+	return nil
+}
+
+func (k *Case) record(verb, reason string) *audit.Record {
+	details := map[string]string{"case": k.ID, "verb": verb, "outcome": k.Outcome, "artifact": k.Artifact}
 	if k.ReleasedBy != "" {
 		details["by"] = k.ReleasedBy
 	}
-	_, logErr := c.log.Append(&audit.Record{
+	return &audit.Record{
 		Kind: audit.KindQuarantine, Subject: k.Identity, Plugin: k.Plugin, Container: k.Container,
-		Rule: k.Rule, Reason: reason, Policy: k.Policy, Score: k.Score, Details: details,
-	})
-	if logErr != nil && !opening {
-		return fmt.Errorf("quarantine case %s: the release is not on record: %w", k.ID, logErr)
+		Rule: k.Rule, Reason: audit.Clip(reason), Policy: k.Policy, Score: k.Score, Details: details,
 	}
-	var dbErr error
-	if c.db != nil {
-		b, err := json.Marshal(k)
-		if err == nil {
-			err = c.db.Bucket(bucket).Put(k.ID, b)
-		}
-		if err != nil {
-			dbErr = fmt.Errorf("quarantine case %s is not stored: %w", k.ID, err)
-		}
+}
+
+func (c *Cases) store(k Case) error {
+	if c.db == nil {
+		return nil
 	}
-	if dbErr != nil && !opening {
-		return dbErr
+	b, err := json.Marshal(k)
+	if err == nil {
+		err = c.db.Bucket(bucket).Put(k.ID, b)
 	}
-	c.mu.Lock()
-	c.byID[k.ID] = k
-	c.mu.Unlock()
-	return errors.Join(logErr, dbErr)
+	if err != nil {
+		return fmt.Errorf("quarantine case %s is not stored: %w", k.ID, err)
+	}
+	return nil
 }
