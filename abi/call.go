@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"forgeone.dev/forgeone/audit"
@@ -31,6 +32,8 @@ type Call struct {
 
 	ctx    context.Context // lives as long as the call: it is the call
 	cancel context.CancelCauseFunc
+
+	unrecorded atomic.Bool // a syscall was refused because it could not be recorded
 
 	mu     sync.Mutex // guards the folds; held across the append of a fold record, never across an effect
 	folds  map[foldKey]*fold
@@ -108,6 +111,10 @@ func (c *Call) Limit(d time.Duration) (done func()) {
 
 // Subject is who the call runs as.
 func (c *Call) Subject() *Subject { return c.subject }
+
+// Unrecorded reports whether a syscall of the call was refused because the log
+// could not be written: what became of the guest then is not its own doing.
+func (c *Call) Unrecorded() bool { return c.unrecorded.Load() }
 
 // Syscall asks the gate for an effect on behalf of the call. ctx must be
 // derived from [Call.Context].

@@ -189,7 +189,7 @@ func (q *request) run(ctx context.Context) (SyscallResult, zta.Decision) {
 	rec, f, err := q.intent(d)
 	g.policy.RUnlock()
 	if err != nil {
-		return SyscallResult{Status: Blocked, Reason: unrecorded(err)}, zta.Decision{}
+		return q.unrecorded(err)
 	}
 	defer putRecord(rec)
 
@@ -201,7 +201,7 @@ func (q *request) run(ctx context.Context) (SyscallResult, zta.Decision) {
 	if q.reg.privileged() {
 		if err := g.log.Sync(ctx, rec.Seq); err != nil {
 			_ = q.outcome(rec, f, 0, 0, Fail(CodeIO, "not carried out: %s", unrecorded(err)))
-			return SyscallResult{Status: Blocked, Reason: unrecorded(err)}, zta.Decision{}
+			return q.unrecorded(err)
 		}
 	}
 
@@ -214,6 +214,14 @@ func (q *request) run(ctx context.Context) (SyscallResult, zta.Decision) {
 		return SyscallResult{Status: Failure, Err: failed}, zta.Decision{}
 	}
 	return SyscallResult{Status: Success, Data: data}, zta.Decision{}
+}
+
+// unrecorded refuses what cannot be recorded, which is not the subject's fault.
+func (q *request) unrecorded(err error) (SyscallResult, zta.Decision) {
+	if q.sc.Call != nil {
+		q.sc.Call.unrecorded.Store(true)
+	}
+	return SyscallResult{Status: Blocked, Reason: unrecorded(err)}, zta.Decision{}
 }
 
 // granted reports whether the capability set holds a name.

@@ -276,6 +276,9 @@ func TestUnrecordedIsDenied(t *testing.T) {
 		if res := c.Syscall(c.Context(), "time_get", []string{"wall"}, 0, nil); res.Status != Blocked || w.effects.Load() != 0 {
 			t.Fatalf("got %+v after %d effects", res, w.effects.Load())
 		}
+		if !c.Unrecorded() {
+			t.Error("the call does not know")
+		}
 		if err := c.End(nil, nil); err == nil || strings.Contains(err.Error(), "nothing is carried out") {
 			t.Errorf("a call whose end is not on record ended with %v", err)
 		}

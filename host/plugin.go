@@ -683,7 +683,7 @@ func (r *running) explain(call *abi.Call, err error) error {
 		gate.Report(r.subject, zta.LimitExceeded, lim.Error())
 		return lim
 	}
-	if errors.As(err, &trap) && trap.Class != engines.TrapInterrupted {
+	if errors.As(err, &trap) && trap.Class != engines.TrapInterrupted && !call.Unrecorded() {
 		gate.Report(r.subject, zta.Trap, err.Error())
 	}
 	return err
