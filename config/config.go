@@ -8,9 +8,6 @@
 package config
 
 import (
-	"fmt"
-	"path/filepath"
-
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"forgeone.dev/forgeone/audit"
@@ -77,13 +74,9 @@ const InProcess Isolation = "in-process"
 // Load reads the configuration at path. Errors: a [*DiagnosticsError] that
 // holds everything that is wrong with it, or why the file cannot be read.
 func Load(path string, opts Options) (*Config, error) {
-	d, err := newDecoder(path, opts)
+	d, src, err := open(path, opts)
 	if err != nil {
-		return nil, fmt.Errorf("config: %w", err)
-	}
-	src, err := d.readFile(d.resolve(filepath.Base(path)))
-	if err != nil {
-		return nil, fmt.Errorf("config: %w", err)
+		return nil, err
 	}
 	return d.load(src)
 }

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,11 +56,8 @@ func (r *resolver) kernel() {
 		r.fail(b.name.at, fmt.Sprintf("%q cannot name a kernel", b.name.value), "want a name without spaces and plus signs: it stands in the checkpoints of the log")
 	}
 	k := Kernel{
-		Name: b.name.value, StateDir: b.stateDir.value, Socket: b.socket.value,
+		Name: b.name.value, StateDir: b.stateDir.value, Socket: b.socketPath(),
 		Enforcement: b.enforcement.value, RootPublicKey: b.rootPublicKey.value,
-	}
-	if !b.socket.given {
-		k.Socket = filepath.Join(k.StateDir, "control.sock")
 	}
 	r.out.Kernel = k
 }
