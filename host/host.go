@@ -129,8 +129,11 @@ func newKernel(o options, isolate abi.Isolate) (_ *kernel, err error) {
 	if k.clock == nil {
 		k.clock = time.Now
 	}
-	if k.memory == 0 {
+	switch {
+	case k.memory == 0:
 		k.memory = DefaultMemoryLimit
+	case k.memory < engines.PageSize:
+		return nil, fmt.Errorf("a memory limit of %d bytes is less than a page of %d", k.memory, engines.PageSize)
 	}
 	if k.registry == nil {
 		k.registry = &abi.SyscallRegistry{}

@@ -665,9 +665,8 @@ func (r *running) explain(call *abi.Call, err error) error {
 	if err == nil {
 		return nil
 	}
-	var denied *abi.DeniedError
-	if errors.As(context.Cause(call.Context()), &denied) || (errors.As(err, &denied) && denied.Status == abi.Quarantined) {
-		return denied
+	if d := denial(call, err); d != nil {
+		return d
 	}
 	gate, name := r.plugin.host.k.gate, r.plugin.name
 	var trap *engines.Trap
@@ -687,6 +686,15 @@ func (r *running) explain(call *abi.Call, err error) error {
 		gate.Report(r.subject, zta.Trap, err.Error())
 	}
 	return err
+}
+
+// denial is the refusal that ended a call, or nil.
+func denial(call *abi.Call, err error) error {
+	var d *abi.DeniedError
+	if errors.As(context.Cause(call.Context()), &d) || (errors.As(err, &d) && d.Status == abi.Quarantined) {
+		return d
+	}
+	return nil
 }
 
 // limitError is a *[LimitError] where a limit ended the call, else err.

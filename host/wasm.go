@@ -49,6 +49,8 @@ type code struct {
 	abi     ABI
 	binding *forge.Binding // forge/1 only
 	timeout time.Duration  // of a call; 0 for none
+
+	memories []string // exported
 }
 
 // compile compiles a module under limits. A timeout that the engine cannot hold
@@ -74,6 +76,9 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 			Reason: `it cannot interrupt a guest before metering exists; leave the timeout out, or use engine "wazero"`}
 	}
 	memory := l.Memory
+	if memory != 0 && memory < engines.PageSize {
+		return nil, fmt.Errorf("a memory limit of %d bytes is less than a page of %d", memory, engines.PageSize)
+	}
 	if memory == 0 && info.MemoryLimit {
 		memory = k.memory
 	}
@@ -85,6 +90,11 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 		return nil, err
 	}
 	c.module = m
+	for _, ex := range m.Exports() {
+		if ex.Type.Kind == engines.KindMemory {
+			c.memories = append(c.memories, ex.Name)
+		}
+	}
 	if c.abi, err = detectABI(m); err != nil {
 		_ = m.Close()
 		return nil, err

@@ -1,7 +1,9 @@
 package host
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,12 +25,13 @@ import (
 // modules run at the same time. What a module imports of an ABI leads to the
 // gate, where it is granted what [WithCeiling] gives: nothing by default.
 type WasmHost struct {
-	k      *kernel
-	id     uuid.UUID
-	closed atomic.Bool
-	calls  atomic.Int64
+	k     *kernel
+	id    uuid.UUID
+	calls atomic.Int64
+	loads sync.WaitGroup // in progress; Add under mu, while not closed
 
-	mu      sync.Mutex // guards modules, never held across a guest
+	mu      sync.Mutex // guards what follows, never held across a guest
+	closed  bool
 	modules map[string]*wasmModule
 }
 
@@ -38,10 +41,12 @@ type wasmModule struct {
 	code    *code
 	subject *abi.Subject
 	loaded  time.Time
+	memory  atomic.Uint64 // size after the last call
 
-	mu     sync.Mutex // serialises the instance; held during a call
+	turn   semaphore // serialises the instance, and guards what follows
 	inst   engines.Instance
-	memory atomic.Uint64 // size after the last call
+	ended  bool
+	broken error // why the instance serves no more
 }
 
 // WasmModule describes a loaded module.
@@ -97,7 +102,11 @@ func (h *WasmHost) ExecutionTimeout() time.Duration {
 }
 
 // Status is the state of the host.
-func (h *WasmHost) Status() HostStatus { return h.k.status(h.closed.Load(), h.calls.Load()) }
+func (h *WasmHost) Status() HostStatus {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.k.status(h.closed, h.calls.Load())
+}
 
 // AuditDir is the directory of the private log that the host opened for
 // itself, or "" if one was given.
@@ -122,71 +131,84 @@ func (h *WasmHost) load(ctx context.Context, name string, wasm []byte, reload bo
 	if reload {
 		verb = "reload"
 	}
-	m, err := h.prepare(ctx, name, wasm, reload)
-	if err == nil {
-		err = h.k.record(h.moduleRecord(m, verb))
-		if err != nil {
-			_ = m.close()
-		}
-	} else {
-		r := audit.Record{Kind: audit.KindModule, Plugin: name, Digest: digest(wasm), Outcome: audit.OutcomeFailed, Error: audit.Clip(err.Error()), Details: map[string]string{"verb": verb}}
-		_ = h.k.record(&r)
-	}
+	m, err := h.replace(ctx, name, wasm, verb, reload)
 	if err != nil {
+		_ = h.k.record(&audit.Record{Kind: audit.KindModule, Plugin: name, Digest: digest(wasm), Outcome: audit.OutcomeFailed,
+			Error: audit.Clip(err.Error()), Details: map[string]string{"verb": verb}})
 		return WasmModule{}, fmt.Errorf("%s module %q: %w", verb, name, err)
-	}
-
-	h.mu.Lock()
-	old := h.modules[name]
-	// What changed while the module was prepared decides, not what was seen then.
-	if (old != nil) != reload || h.closed.Load() {
-		h.mu.Unlock()
-		_ = m.close()
-		return WasmModule{}, fmt.Errorf("%s module %q: %w", verb, name, h.conflict(old != nil))
-	}
-	h.modules[name] = m
-	h.mu.Unlock()
-	if old != nil {
-		_ = old.close()
 	}
 	return m.describe(), nil
 }
 
-func (h *WasmHost) conflict(loaded bool) error {
-	switch {
-	case h.closed.Load():
-		return ErrClosed
-	case loaded:
-		return ErrExists
+// replace prepares a module aside and puts it in its place, on record.
+func (h *WasmHost) replace(ctx context.Context, name string, wasm []byte, verb string, reload bool) (*wasmModule, error) {
+	h.mu.Lock()
+	if err := h.conflict(name, reload); err != nil {
+		h.mu.Unlock()
+		return nil, err
 	}
-	return ErrNotFound
+	h.loads.Add(1)
+	h.mu.Unlock()
+	defer h.loads.Done()
+
+	m, err := h.prepare(ctx, name, wasm)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	old := h.modules[name]
+	// What changed while the module was prepared decides, not what was seen then.
+	if err = h.conflict(name, reload); err == nil {
+		err = h.k.record(h.moduleRecord(m, verb))
+	}
+	if err == nil {
+		h.modules[name] = m
+	}
+	h.mu.Unlock()
+	if err != nil {
+		_ = m.close(ctx)
+		return nil, err
+	}
+	if old != nil {
+		_ = old.close(ctx)
+	}
+	return m, nil
+}
+
+// conflict is why a module cannot be loaded or reloaded under a name. It is
+// called with mu held.
+func (h *WasmHost) conflict(name string, reload bool) error {
+	loaded := h.modules[name] != nil
+	switch {
+	case h.closed:
+		return ErrClosed
+	case loaded && !reload:
+		return ErrExists
+	case !loaded && reload:
+		return ErrNotFound
+	}
+	return nil
 }
 
 // prepare does all of a load that can fail, without touching what is loaded.
-func (h *WasmHost) prepare(ctx context.Context, name string, wasm []byte, reload bool) (*wasmModule, error) {
-	if h.closed.Load() {
-		return nil, ErrClosed
-	}
-	h.mu.Lock()
-	_, loaded := h.modules[name]
-	h.mu.Unlock()
-	if loaded != reload {
-		return nil, h.conflict(loaded)
-	}
+func (h *WasmHost) prepare(ctx context.Context, name string, wasm []byte) (*wasmModule, error) {
 	c, err := h.k.compile(ctx, h.k.engines[0], wasm, Limits{}, false)
 	if err != nil {
 		return nil, err
 	}
-	m := &wasmModule{name: name, hash: digest(wasm), code: c, loaded: h.k.clock().UTC(), subject: &abi.Subject{
-		Plugin: name, Identity: zta.Identity{ID: "module:" + name, TrustVector: zta.Unverified},
-		TrustLevel: capability.Standard, Capabilities: h.k.ceiling, Container: abi.NewContainer(uuid.NewString()),
-	}}
+	m := &wasmModule{
+		name: name, hash: digest(wasm), code: c, loaded: h.k.clock().UTC(), turn: newSemaphore(1),
+		subject: &abi.Subject{
+			Plugin: name, Identity: zta.Identity{ID: "module:" + name, TrustVector: zta.Unverified},
+			TrustLevel: capability.Standard, Capabilities: h.k.ceiling, Container: abi.NewContainer(uuid.NewString()),
+		},
+	}
 	err = h.run(ctx, m, "_initialize", func(call *abi.Call) (err error) {
 		m.inst, err = c.instantiate(call)
 		return err
 	})
 	if err != nil {
-		_ = m.close()
+		_ = m.close(ctx)
 		return nil, err
 	}
 	return m, nil
@@ -204,28 +226,40 @@ func (h *WasmHost) run(ctx context.Context, m *wasmModule, function string, f fu
 		defer call.Limit(m.code.timeout)()
 	}
 	err = f(call)
-	if m.inst != nil {
-		m.memory.Store(memorySize(m.inst, m.code.module))
+	if trap, ok := errors.AsType[*engines.Trap](err); ok && trap.Class == engines.TrapInterrupted {
+		m.broken = fmt.Errorf("the instance was ended by an earlier call (%w); reload the module", err)
 	}
-	return call.End(nil, limitError(m.name, err))
+	if m.inst != nil {
+		m.memory.Store(memorySize(m.inst, m.code.memories))
+	}
+	if err != nil {
+		err = cmp.Or(denial(call, err), limitError(m.name, err))
+	}
+	return call.End(nil, err)
 }
 
-// CallFunction calls an exported function. Errors: [ErrNotFound],
-// *engines.ExportError, *engines.Trap, *engines.HostError, *[LimitError].
+// CallFunction calls an exported function. A module that had to be interrupted
+// serves no more until it is reloaded. Errors: [ErrNotFound],
+// [ErrClosed], *engines.ExportError, *engines.Trap, *engines.HostError,
+// *[LimitError], *abi.DeniedError.
 func (h *WasmHost) CallFunction(ctx context.Context, module, function string, args ...engines.Value) ([]engines.Value, error) {
-	h.mu.Lock()
-	m := h.modules[module]
-	h.mu.Unlock()
-	if m == nil {
-		return nil, fmt.Errorf("call %s.%s: module %q: %w", module, function, module, ErrNotFound)
+	results, err := h.call(ctx, module, function, args)
+	if err != nil {
+		return nil, fmt.Errorf("call %s.%s: %w", module, function, err)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.inst == nil {
-		return nil, fmt.Errorf("call %s.%s: module %q: %w", module, function, module, ErrNotFound)
+	return results, nil
+}
+
+func (h *WasmHost) call(ctx context.Context, module, function string, args []engines.Value) (results []engines.Value, err error) {
+	m, err := h.take(ctx, module)
+	if err != nil {
+		return nil, err
 	}
-	var results []engines.Value
-	err := h.run(ctx, m, function, func(call *abi.Call) error {
+	defer m.turn.release()
+	err = h.run(ctx, m, function, func(call *abi.Call) error {
+		if m.broken != nil {
+			return m.broken
+		}
 		f, err := m.inst.Func(function)
 		if err != nil {
 			return err
@@ -233,27 +267,50 @@ func (h *WasmHost) CallFunction(ctx context.Context, module, function string, ar
 		results, err = callValues(abi.WithCall(call.Context(), call), f, args)
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("call %s.%s: %w", module, function, err)
-	}
-	return results, nil
+	return results, err
 }
 
-// UnloadModule ends a module, after the call in flight. Errors: [ErrNotFound].
-func (h *WasmHost) UnloadModule(_ context.Context, name string) error {
+// take waits for a module's turn, which the caller must release.
+func (h *WasmHost) take(ctx context.Context, name string) (*wasmModule, error) {
+	for {
+		h.mu.Lock()
+		m, closed := h.modules[name], h.closed
+		h.mu.Unlock()
+		switch {
+		case closed:
+			return nil, ErrClosed
+		case m == nil:
+			return nil, fmt.Errorf("module %q: %w", name, ErrNotFound)
+		}
+		if err := m.turn.acquire(ctx); err != nil {
+			return nil, fmt.Errorf("waiting for the call before to end: %w", err)
+		}
+		if !m.ended {
+			return m, nil
+		}
+		m.turn.release() // it was replaced or unloaded meanwhile
+	}
+}
+
+// UnloadModule ends a module, after the call in flight, which is cancelled when
+// ctx ends. Errors: [ErrNotFound].
+func (h *WasmHost) UnloadModule(ctx context.Context, name string) error {
 	h.mu.Lock()
 	m := h.modules[name]
-	if m == nil {
-		h.mu.Unlock()
-		return fmt.Errorf("unload module %q: %w", name, ErrNotFound)
+	err := ErrNotFound
+	if m != nil {
+		if err = h.k.record(h.moduleRecord(m, "unload")); err == nil {
+			delete(h.modules, name)
+		}
 	}
-	if err := h.k.record(h.moduleRecord(m, "unload")); err != nil {
-		h.mu.Unlock()
+	h.mu.Unlock()
+	if err == nil {
+		err = m.close(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("unload module %q: %w", name, err)
 	}
-	delete(h.modules, name)
-	h.mu.Unlock()
-	return m.close()
+	return nil
 }
 
 // Modules describes what is loaded, in name order.
@@ -267,19 +324,24 @@ func (h *WasmHost) Modules() []WasmModule {
 	return out
 }
 
-// Close unloads everything and frees the engine. Closing twice is a no-op.
+// Close unloads everything, after the calls and loads in flight, and frees the
+// engine. Closing twice is a no-op.
 func (h *WasmHost) Close() error {
-	if h.closed.Swap(true) {
+	h.mu.Lock()
+	if h.closed {
+		h.mu.Unlock()
 		return nil
 	}
-	h.mu.Lock()
+	h.closed = true
 	modules := h.modules
-	h.modules = map[string]*wasmModule{}
+	h.modules = nil
 	h.mu.Unlock()
+	h.loads.Wait()
+	var errs []error
 	for _, m := range modules {
-		_ = m.close()
+		errs = append(errs, h.k.record(h.moduleRecord(m, "unload")), m.close(context.Background()))
 	}
-	return h.k.close()
+	return errors.Join(append(errs, h.k.close())...)
 }
 
 func (h *WasmHost) moduleRecord(m *wasmModule, verb string) *audit.Record {
@@ -296,26 +358,29 @@ func (m *wasmModule) describe() WasmModule {
 	}
 }
 
-// close ends the module once its call in flight has ended.
-func (m *wasmModule) close() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.subject.Container.Close("module " + m.name + " was unloaded")
+// close ends the module after its call in flight, which is cancelled when ctx
+// ends.
+func (m *wasmModule) close(ctx context.Context) error {
+	end := func() { m.subject.Container.Close("module " + m.name + " was unloaded") }
+	stop := context.AfterFunc(ctx, end)
+	defer stop()
+	_ = m.turn.acquire(context.Background())
+	defer m.turn.release()
+	end()
+	m.ended = true
+	var err error
 	if m.inst != nil {
-		_ = m.inst.Close()
-		m.inst = nil
+		err = m.inst.Close()
 	}
-	return m.code.module.Close()
+	return errors.Join(err, m.code.module.Close())
 }
 
 // memorySize is the linear memory of an instance that its exports show.
-func memorySize(inst engines.Instance, m engines.Module) uint64 {
+func memorySize(inst engines.Instance, exported []string) uint64 {
 	var n uint64
-	for _, ex := range m.Exports() {
-		if ex.Type.Kind == engines.KindMemory {
-			if mem := inst.Memory(ex.Name); mem != nil {
-				n += mem.Size()
-			}
+	for _, name := range exported {
+		if mem := inst.Memory(name); mem != nil {
+			n += mem.Size()
 		}
 	}
 	return n
