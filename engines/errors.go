@@ -24,12 +24,14 @@ const (
 	TrapInvalidConversion                  // NaN converted to an integer
 	TrapStackExhausted                     // call stack exhausted
 	TrapInterrupted                        // the call's context was done
+	TrapFuel                               // the call's fuel was spent (CompileOptions.Fuel)
 )
 
 var trapNames = [...]string{
 	"unknown trap", "unreachable executed", "memory access out of bounds", "table access out of bounds",
 	"indirect call type mismatch", "integer divide by zero", "integer overflow",
 	"invalid conversion to integer", "call stack exhausted", "interrupted",
+	"out of fuel",
 }
 
 // String describes the class in a few words.

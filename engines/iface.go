@@ -50,6 +50,9 @@ type Info struct {
 type Features struct {
 	Interrupt   bool // a running guest stops when its context is done (CompileOptions.Interruptible)
 	MemoryLimit bool // CompileOptions.MemoryLimitPages is held
+	// Metering says that CompileOptions.Fuel and CallDepth are held, and that
+	// instances compiled with Fuel are [FuelMeter]s.
+	Metering bool
 	// V128Values and RefValues say whether v128, and funcref and externref, can
 	// cross the host boundary. Where not, a module does not compile if the type
 	// of an import or export of it has one.
@@ -68,6 +71,28 @@ type CompileOptions struct {
 	// Interruptible makes calls end when their context is done, with a
 	// *[Trap] of class [TrapInterrupted].
 	Interruptible bool
+
+	// Fuel is what each call may spend, in units of about one instruction; 0
+	// asks for no limit. A call succeeds if and only if it spends no more, and
+	// ends with a *[Trap] of class [TrapFuel] else. What it spends follows from
+	// the module and what it is given alone, and is the same on every engine. A
+	// call that a host function makes back into the guest, and what functions of
+	// other instances do for it, is part of the call.
+	Fuel uint64
+
+	// CallDepth caps the depth at which calls of functions that can call
+	// themselves, directly or by others, are nested in an instance; 0 leaves it
+	// to the engine's stack. Beyond it a call ends with a *[Trap] of class
+	// [TrapStackExhausted].
+	CallDepth uint32
+}
+
+// FuelMeter is an [Instance] that counts what its calls spend.
+type FuelMeter interface {
+	// FuelUsed is what the last call of the instance from outside has spent,
+	// whether it succeeded or not; after Instantiate, what the start function
+	// has. What it reports of a call that is under way is undefined.
+	FuelUsed() uint64
 }
 
 // Module is compiled code. Implementations MUST be safe for concurrent use.

@@ -1,0 +1,51 @@
+package meter
+
+// Opcodes that are written and never looked at.
+const (
+	localGet     = 0x20
+	localSet     = 0x21
+	localTee     = 0x22
+	memorySize   = 0x3f
+	i32LtU       = 0x49
+	i32GtU       = 0x4b
+	i64LtS       = 0x53
+	i64GtU       = 0x56
+	i32Add       = 0x6a
+	i32Sub       = 0x6b
+	i32Or        = 0x72
+	i32GeU       = 0x4f
+	i32LeU       = 0x4d
+	i64Add       = 0x7c
+	i64Sub       = 0x7d
+	i64Mul       = 0x7e
+	i64Shl       = 0x86
+	i64ShrU      = 0x88
+	i64ExtendI32 = 0xad // unsigned
+	selectOp     = 0x1b
+	emptyBlock   = 0x40
+)
+
+// code is a sequence of instructions that is being written. Each method returns
+// it with more at its end.
+type code []byte
+
+func (c code) op(ops ...byte) code          { return append(c, ops...) }
+func (c code) i32(v int32) code             { return sleb(append(c, byte(opI32Const)), int64(v)) }
+func (c code) i64(v int64) code             { return sleb(append(c, 0x42), v) }
+func (c code) local(op byte, i uint32) code { return uleb(append(c, op), i) }
+func (c code) get(local uint32) code        { return c.local(localGet, local) }
+func (c code) set(local uint32) code        { return c.local(localSet, local) }
+func (c code) globalGet(i uint32) code      { return uleb(append(c, byte(opGlobalGet)), i) }
+func (c code) globalSet(i uint32) code      { return uleb(append(c, byte(opGlobalSet)), i) }
+func (c code) call(fn uint32) code          { return uleb(append(c, byte(opCall)), fn) }
+func (c code) br(depth uint32) code         { return uleb(append(c, byte(opBr)), depth) }
+func (c code) brIf(depth uint32) code       { return uleb(append(c, byte(opBrIf)), depth) }
+func (c code) end() code                    { return append(c, byte(opEnd)) }
+
+// block opens a block, loop or if without parameters or results.
+func (c code) block(op opcode) code { return append(c, byte(op), emptyBlock) }
+
+// appendSection appends a section to a module.
+func appendSection(dst []byte, id byte, body []byte) []byte {
+	return str(append(dst, id), body)
+}

@@ -1,0 +1,244 @@
+// Package meter holds the limits of a WebAssembly call in the module itself:
+// it rewrites a binary before an engine compiles it. So every engine has the
+// same deadline, the same fuel to the unit and the same bounds, whatever it has
+// of its own.
+//
+// [Wrap] makes any engine a metered one. What a module then does for its
+// [engines.CompileOptions]:
+//
+//   - Interruptible: at the entry of functions and the head of loops it looks
+//     at a counter; when that is spent, it calls the host, which looks at the
+//     context and grants the next slice or ends the call.
+//   - Fuel: the same, with every straight line of instructions charged by
+//     their number. block, loop, else and end are free.
+//   - In both, instructions that work on a length (memory.fill, table.copy, …)
+//     cost by it and run in pieces: 8 bytes of memory or one table entry are a
+//     unit. Growing costs 1,024 units a page, and one a table entry.
+//   - CallDepth: functions on cycles of the call graph count how deep they are.
+//
+// Memories and tables are always clamped, and a module beyond [Limits] or with
+// an instruction that is not in the WebAssembly 2.0 core is refused: nothing
+// passes that is not understood. Custom sections are dropped, but for the names
+// of functions.
+//
+// The start function runs as a call of its own after instantiation, within the
+// same limits. Counters live in globals of the instance; no state is shared
+// between instances, and nothing is set from another goroutine.
+package meter
+
+import (
+	"context"
+	"maps"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/internal/binfmt"
+	"forgeone.dev/forgeone/engines/internal/link"
+)
+
+// slice is what is granted at a time, in units. It is short enough that a guest
+// that makes each unit as slow as it can (a page fault in every few) is looked
+// at every few milliseconds, and long enough that looking costs nothing.
+const slice = 1 << 16
+
+// Wrap returns an engine that compiles with inner what it has rewritten, and
+// holds all of [engines.CompileOptions] itself. It owns inner, and has its name
+// and version. The zero Limits stand for the defaults.
+//
+// Names that begin with "forgeone:meter" are its own: a module that imports or
+// exports one does not compile. Fuel and CallDepth make a module interruptible
+// too. Instances link if both count fuel or neither does.
+func Wrap(inner engines.WasmEngine, limits Limits) engines.WasmEngine {
+	e := &engine{WasmEngine: inner, limits: limits.withDefaults()}
+	e.host = &engines.HostModule{Functions: []engines.HostFunction{{Name: importGrant, Type: grantType(), Call: e.grant}}}
+	return e
+}
+
+type engine struct {
+	engines.WasmEngine
+	limits Limits
+	host   *engines.HostModule // one for all instances: engines cache by its address
+
+	lastID    atomic.Uint32
+	instances sync.Map // of uint32 to *instance: those that count fuel
+	mu        sync.Mutex
+}
+
+func (e *engine) Info() engines.Info {
+	info := e.WasmEngine.Info()
+	info.Interrupt, info.MemoryLimit, info.Metering = true, true, true
+	return info
+}
+
+func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
+	out, iface, err := e.rewrite(ctx, wasm, opts)
+	if err != nil {
+		return nil, &engines.CompileError{Engine: e.Info().Name, Err: err}
+	}
+	// The limits are in the module: to the engine all modules are alike, and link.
+	inner, err := e.WasmEngine.Compile(ctx, out.wasm, engines.CompileOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return &compiled{
+		Module: inner, engine: e, fuel: int64(min(opts.Fuel, math.MaxInt64)), depth: opts.CallDepth > 0,
+		metered: out.metered, hasStart: out.hasStart, iface: iface, exports: link.Exports(iface.Exports),
+	}, nil
+}
+
+func (e *engine) rewrite(ctx context.Context, wasm []byte, opts engines.CompileOptions) (*rewritten, *binfmt.Interface, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	if err := binfmt.Check(wasm); err != nil {
+		return nil, nil, err
+	}
+	p := plan{
+		Deadline:    opts.Interruptible || opts.CallDepth > 0,
+		Fuel:        opts.Fuel > 0,
+		CallDepth:   opts.CallDepth,
+		MemoryPages: maxPages,
+	}
+	if limit := opts.MemoryLimitPages; limit > 0 {
+		p.MemoryPages = min(limit, maxPages)
+	}
+	out, err := rewrite(wasm, p, e.limits)
+	if err != nil {
+		return nil, nil, err
+	}
+	iface, err := binfmt.Decode(wasm)
+	return out, iface, err
+}
+
+// grant is what a guest calls whose slice does not cover what it needs.
+func (e *engine) grant(ctx context.Context, _ engines.Caller, stack []uint64) error {
+	id, have, need := uint32(stack[0]), int64(stack[1]), int64(stack[2])
+	if need == depthSpent {
+		return &engines.Trap{Class: engines.TrapStackExhausted, Detail: "calls are nested beyond the module's CallDepth"}
+	}
+	if err := interrupted(ctx); err != nil {
+		return err
+	}
+	if id == 0 { // no fuel is counted
+		stack[0] = uint64(max(slice, need))
+		return nil
+	}
+	a := e.account(ctx, id)
+	if a == nil || a.left < need-have {
+		return &engines.Trap{Class: engines.TrapFuel}
+	}
+	give := min(a.left, max(slice, need-have))
+	a.left -= give
+	stack[0] = uint64(have + give)
+	return nil
+}
+
+// account is the one that the instance spends from: that of the call of it that
+// is under way, or of a call of another instance that led to it, which then is
+// its own until that ends.
+func (e *engine) account(ctx context.Context, id uint32) *account {
+	v, ok := e.instances.Load(id)
+	if !ok {
+		return nil
+	}
+	i := v.(*instance)
+	if i.account == nil {
+		if i.account, ok = ctx.Value(accountKey{}).(*account); !ok {
+			return nil
+		}
+		i.account.holders = append(i.account.holders, i)
+	}
+	return i.account
+}
+
+// account is the fuel of a call from outside.
+type account struct {
+	left    int64       // not granted
+	holders []*instance // that have been granted some
+}
+
+// accountKey is the key of a linked call's account in its context.
+type accountKey struct{}
+
+// interrupted is the trap of a call whose context is done, else nil. A deadline
+// counts even if the timer behind it has not run: it needs a thread, and guests
+// may have them all.
+func interrupted(ctx context.Context) error {
+	err := ctx.Err()
+	if err == nil {
+		if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+			err = context.DeadlineExceeded
+		}
+	}
+	if err != nil {
+		return &engines.Trap{Class: engines.TrapInterrupted, Cause: err}
+	}
+	return nil
+}
+
+type compiled struct {
+	engines.Module
+	engine   *engine
+	fuel     int64 // of a call, 0 if it is not counted
+	depth    bool  // is counted
+	metered  bool
+	hasStart bool
+	iface    *binfmt.Interface
+	exports  map[string]engines.ExternType
+}
+
+func (c *compiled) Imports() []engines.ImportType { return c.iface.Imports }
+func (c *compiled) Exports() []engines.ExportType { return c.iface.Exports }
+
+func (c *compiled) Instantiate(ctx context.Context, imports engines.Imports) (engines.Instance, error) {
+	if c.metered {
+		if err := interrupted(ctx); err != nil {
+			return nil, err
+		}
+	}
+	i := &instance{compiled: c}
+	given, err := c.give(i, imports)
+	if err != nil {
+		return nil, err
+	}
+	if i.Instance, err = c.Module.Instantiate(ctx, given); err != nil {
+		return nil, err
+	}
+	if err := i.begin(ctx); err != nil {
+		_ = i.Close() // the start function's error is the one to know
+		return nil, err
+	}
+	return i, nil
+}
+
+// give is what the inner module is linked to: the host function that grants
+// slices, and the inner instances of those that lend to i.
+func (c *compiled) give(i *instance, imports engines.Imports) (engines.Imports, error) {
+	if c.metered {
+		if imports.Host = maps.Clone(imports.Host); imports.Host == nil {
+			imports.Host = make(map[string]*engines.HostModule, 1)
+		}
+		imports.Host[reserved] = c.engine.host
+	}
+	lenders := imports.Instances
+	i.lenders = make(map[string]*instance, len(lenders))
+	imports.Instances = make(map[string]engines.Instance, len(lenders))
+	for name, lender := range lenders {
+		imports.Instances[name] = lender
+		l, ok := lender.(*instance)
+		if !ok {
+			continue // the inner engine says what it is not
+		}
+		if (l.compiled.fuel > 0) != (c.fuel > 0) {
+			return imports, &engines.LinkError{Module: name, Reason: "one of the modules counts fuel and the other does not; compile both with CompileOptions.Fuel or both without"}
+		}
+		imports.Instances[name] = l.Instance
+		i.lenders[name] = l
+		i.linked.Store(true)
+		l.linked.Store(true)
+	}
+	return imports, nil
+}
