@@ -134,7 +134,7 @@ func TestProposalsAreOff(t *testing.T) {
 		"exception tag":   oneFunc[:6] + "\x0d\x03\x01\x00\x00",
 		"struct type":     "\x01\x03\x01\x5f\x00",
 		"typed reference": "\x01\x06\x01\x60\x01\x64\x70\x00",
-		"relaxed SIMD": oneFunc + "\x0a\x2f\x01\x2d\x00" + "\xfd\x0c" + strings.Repeat("\x00", 16) +
+		"relaxed SIMD": oneFunc + "\x0a\x2c\x01\x2a\x00" + "\xfd\x0c" + strings.Repeat("\x00", 16) +
 			"\xfd\x0c" + strings.Repeat("\x00", 16) + "\xfd\x80\x02\x1a\x0b",
 		"wide arithmetic": oneFunc + "\x0a\x10\x01\x0e\x00\x42\x00\x42\x00\x42\x00\x42\x00\xfc\x13\x1a\x1a\x0b",
 	} {

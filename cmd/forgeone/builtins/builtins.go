@@ -1,6 +1,6 @@
 // Package builtins says which engines are linked into the forgeone binary:
-// wazero always, wasmer with the build tag wasmer, which needs cgo. At most one
-// cgo engine can be linked.
+// wazero always, wasmer with the build tag wasmer or wasmtime with the build tag
+// wasmtime, which need cgo. At most one cgo engine can be linked.
 package builtins
 
 import (

@@ -1,4 +1,4 @@
-//go:build wasmer
+//go:build wasmer && !wasmtime
 
 package builtins
 
