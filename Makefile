@@ -27,8 +27,9 @@ ifeq ($(HAVE_CC),yes)
 	CGO_ENABLED=1 CGO_LDFLAGS='-Wl,-rpath,$$ORIGIN' $(GO) build -trimpath -tags wasmer -o $(BIN)/forgeone-engine-wasmer ./cmd/forgeone-engine
 	cp -f $(WASMER)/libwasmer.* $(BIN)/
 	chmod u+w $(BIN)/libwasmer.*
+	CGO_ENABLED=1 $(GO) build -trimpath -tags wasmtime -o $(BIN)/forgeone-engine-wasmtime ./cmd/forgeone-engine
 else
-	@echo "no C compiler: $(BIN)/forgeone-engine-wasmer is left out (set CC, or install one)"
+	@echo "no C compiler: $(BIN)/forgeone-engine-wasmer and -wasmtime are left out (set CC, or install one)"
 endif
 
 examples: ## the example plugins, WASM and native, with the Go toolchain alone
@@ -45,13 +46,15 @@ demo: examples ## build, bring up a kernel with four plugins, and show what the 
 test: ## every test that needs the Go toolchain alone
 	CGO_ENABLED=0 $(GO) test ./...
 
-test-all: test ## and those that need a C compiler: the wasmer adapter
+test-all: test ## and those that need a C compiler: the wasmer and wasmtime adapters
 	@mkdir -p $(BIN)
 ifeq ($(HAVE_CC),yes)
-	CGO_ENABLED=1 $(GO) test -count=1 -v -tags wasmer ./engines/... ./cmd/forgeone-engine/... | grep -E 'enginetest: engine=|^--- |^ok|^FAIL|^panic' | grep -v -- '--- PASS' | tee $(BIN)/test-all.log
-	@n=$$(grep -c 'enginetest: engine=' $(BIN)/test-all.log); echo "engines that ran the conformance suite: $$n"; test "$$n" -ge 2 && ! grep -q '^FAIL\|^--- FAIL\|^panic' $(BIN)/test-all.log
+	{ CGO_ENABLED=1 $(GO) test -count=1 -v -tags wasmer ./engines/... ./cmd/forgeone-engine/... ./cmd/forgeone/builtins; \
+	  CGO_ENABLED=1 $(GO) test -count=1 -v -tags wasmtime ./engines/wasmtime ./cmd/forgeone-engine/... ./cmd/forgeone/builtins; } \
+	  | grep -E 'enginetest: engine=|^--- |^ok|^FAIL|^panic' | grep -v -- '--- PASS' | tee $(BIN)/test-all.log
+	@n=$$(grep -o 'enginetest: engine=[^ ]*' $(BIN)/test-all.log | sort -u | wc -l); echo "engines that ran the conformance suite: $$n"; test "$$n" -ge 3 && ! grep -q '^FAIL\|^--- FAIL\|^panic' $(BIN)/test-all.log
 else
-	@echo "no C compiler: the wasmer adapter cannot be tested; set CC, or install one" && exit 1
+	@echo "no C compiler: the wasmer and wasmtime adapters cannot be tested; set CC, or install one" && exit 1
 endif
 
 lint: ## gofmt, go vet, staticcheck
