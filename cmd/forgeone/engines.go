@@ -31,6 +31,7 @@ type engineInfo struct {
 type engineFeatures struct {
 	Interrupt   bool `json:"interrupt"`
 	MemoryLimit bool `json:"memory_limit"`
+	Metering    bool `json:"metering"` // fuel and call depth
 	V128Values  bool `json:"v128_values"`
 	RefValues   bool `json:"ref_values"`
 }
@@ -130,7 +131,7 @@ func printEngines(p *printer, infos []engineInfo) {
 				name string
 				has  bool
 			}{
-				{"interrupt", e.Features.Interrupt}, {"memory limit", e.Features.MemoryLimit},
+				{"interrupt", e.Features.Interrupt}, {"memory limit", e.Features.MemoryLimit}, {"metering", e.Features.Metering},
 				{"v128 values", e.Features.V128Values}, {"reference values", e.Features.RefValues},
 			} {
 				if f.has {
