@@ -121,6 +121,9 @@ func newKernel(o options, isolate abi.Isolate) (_ *kernel, err error) {
 	defer func() {
 		if err != nil {
 			_ = k.close()
+			if k.ownDir != "" {
+				_ = os.RemoveAll(k.ownDir) // there is nothing of a host to audit
+			}
 		}
 	}()
 	if k.logger == nil {

@@ -190,7 +190,7 @@ func TestLivesUnderFire(t *testing.T) {
 		cfg := k.config("a", artifact)
 		cfg.Limits.Timeout = 5 * time.Second
 		id, twin := k.start(cfg), k.start(k.config("twin", artifact))
-		until := time.Now().Add(time.Second)
+		until := time.Now().Add(500 * time.Millisecond)
 		var wg sync.WaitGroup
 		forever := func(f func()) {
 			wg.Go(func() {
