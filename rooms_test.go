@@ -58,7 +58,7 @@ var rooms = map[string][]string{
 // external says who alone may import a package of somebody else's.
 var external = map[string][]string{
 	"github.com/hashicorp/hcl":       {"config"},
-	"github.com/hashicorp/go-plugin": {"child", "sdk/native"},
+	"github.com/hashicorp/go-plugin": {"child", "sdk/native", "engines/worker"},
 	"github.com/tetratelabs/wazero":  {"engines/wazero"},
 	"github.com/wasmerio/wasmer-go":  {"engines/wasmer"},
 	"github.com/bytecodealliance":    {"engines/wasmtime"},

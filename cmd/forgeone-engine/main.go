@@ -4,6 +4,7 @@
 //
 //	forgeone-engine info [--format json|text]
 //	forgeone-engine call MODULE.wasm FUNCTION [ARGS…]
+//	forgeone-engine serve
 //
 // Results go to standard output, errors to standard error. The exit code is 0
 // if all went well, 1 if it failed, 2 if the command line is wrong.
@@ -76,12 +77,12 @@ func newRoot() *cobra.Command {
 			if len(args) > 0 {
 				return fmt.Errorf("unknown command %q", args[0])
 			}
-			return errors.New("a command is missing: info or call")
+			return errors.New("a command is missing: info, call or serve")
 		}),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newInfo(), newCall())
+	root.AddCommand(newInfo(), newCall(), newServe())
 	return root
 }
 
@@ -126,6 +127,7 @@ type description struct {
 type features struct {
 	Interrupt   bool `json:"interrupt"`
 	MemoryLimit bool `json:"memory_limit"`
+	Metering    bool `json:"metering"` // fuel and call depth
 	V128Values  bool `json:"v128_values"`
 	RefValues   bool `json:"ref_values"`
 }
@@ -140,10 +142,11 @@ func (d description) writeText(w io.Writer) error {
 cgo           %s
 interrupt     %s
 memory limit  %s
+metering      %s
 v128 values   %s
 ref values    %s
 `, d.Name, d.Version, yes[d.Cgo], yes[d.Features.Interrupt], yes[d.Features.MemoryLimit],
-		yes[d.Features.V128Values], yes[d.Features.RefValues])
+		yes[d.Features.Metering], yes[d.Features.V128Values], yes[d.Features.RefValues])
 	return err
 }
 

@@ -86,7 +86,8 @@ func TestCall(t *testing.T) {
 		{[]string{"info", "--format", "xml"}, exitUsage, "", "json or text"},
 		{[]string{"info", "--nonsense"}, exitUsage, "", "nonsense"},
 		{[]string{"nonsense"}, exitUsage, "", "nonsense"},
-		{nil, exitUsage, "", "info or call"},
+		{[]string{"serve"}, exitFailed, "", "started by a kernel"},
+		{nil, exitUsage, "", "info, call or serve"},
 	} {
 		code, stdout, stderr := execute(c.args...)
 		if code != c.code || stdout != c.stdout || !strings.Contains(stderr, c.stderr) {

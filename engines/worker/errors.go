@@ -1,0 +1,35 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+
+	"forgeone.dev/forgeone/child"
+)
+
+// CrashError is what everything that a worker held is answered with once the
+// worker has ended, whether by itself or because the kernel killed it.
+type CrashError struct {
+	Engine string // the engine that the worker ran
+	PID    int    // of the process
+	// Killed says why the kernel killed the worker; "" if it ended by itself.
+	Killed string
+	// How is the way in which the process ended, such as "signal: aborted", and
+	// what it wrote last.
+	How string
+}
+
+func (e *CrashError) Error() string {
+	if e.Killed != "" {
+		return fmt.Sprintf("the worker %d of the engine %s was killed, because %s (%s); load the plugin again for a new instance", e.PID, e.Engine, e.Killed, e.How)
+	}
+	return fmt.Sprintf("the worker %d of the engine %s ended (%s); load the plugin again for a new instance", e.PID, e.Engine, e.How)
+}
+
+// how is what child says of a process's end, without its name and path.
+func how(err error) string {
+	if e, ok := errors.AsType[*child.Error](err); ok {
+		return e.Reason
+	}
+	return fmt.Sprint(err)
+}

@@ -1,0 +1,110 @@
+//go:build linux || darwin
+
+package worker_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/worker"
+)
+
+// roleEnv has the test binary be a worker of the kind that it names.
+const roleEnv = "WORKER_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv(roleEnv); name != "" {
+		if err := worker.Serve(roles[name]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	code := m.Run()
+	if engineDir != "" {
+		_ = os.RemoveAll(engineDir)
+	}
+	os.Exit(code)
+}
+
+var engineDir string
+
+// engineBinary is cmd/forgeone-engine as it is built with this test's tags.
+var engineBinary = sync.OnceValues(func() (worker.Config, error) {
+	dir, err := os.MkdirTemp("", "worker-test-")
+	if err != nil {
+		return worker.Config{}, err
+	}
+	engineDir = dir
+	path := filepath.Join(dir, "forgeone-engine")
+	out, err := exec.Command("go", "build", "-tags", engineTags, "-o", path, "forgeone.dev/forgeone/cmd/forgeone-engine").CombinedOutput()
+	if err != nil {
+		return worker.Config{}, fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	sum, err := checksum(path)
+	return worker.Config{Binary: path, SHA256: sum, Engine: engineName}, err
+})
+
+// testBinary is this program.
+var testBinary = sync.OnceValues(func() (worker.Config, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return worker.Config{}, err
+	}
+	sum, err := checksum(path)
+	return worker.Config{Binary: path, SHA256: sum}, err
+})
+
+func checksum(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	_, err = io.Copy(sum, f)
+	return hex.EncodeToString(sum.Sum(nil)), err
+}
+
+// config is for workers that run cmd/forgeone-engine.
+func config(t testing.TB) worker.Config {
+	t.Helper()
+	cfg, err := engineBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// role is for workers that are this program in that role.
+func role(t testing.TB, name string) worker.Config {
+	t.Helper()
+	cfg, err := testBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Env = map[string]string{roleEnv: name}
+	return cfg
+}
+
+func newEngine(t testing.TB, cfg worker.Config) engines.WasmEngine {
+	t.Helper()
+	e, err := worker.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}

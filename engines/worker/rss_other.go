@@ -1,0 +1,6 @@
+//go:build !linux
+
+package worker
+
+// residentMemory is not known here: workers are recycled by age and counts.
+func residentMemory(int) uint64 { return 0 }

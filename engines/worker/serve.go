@@ -1,0 +1,724 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"forgeone.dev/forgeone/engines"
+)
+
+// The handshake's cookie, by which a worker knows that it was started by a
+// kernel. It is no secret.
+const (
+	cookieKey   = "FORGEONE_ENGINE"
+	cookieValue = "forgeone.engine.v1"
+
+	protocolVersion = 1
+)
+
+const (
+	service       = "forgeone.engine.v1.Worker"
+	methodConnect = "Connect"
+	tokenSize     = 32 // bytes
+	dialTimeout   = 5 * time.Second
+
+	// maxEarly is how many calls may be cancelled before they began. A
+	// connection begins one at a time.
+	maxEarly = 4
+)
+
+// hello is the worker's answer to Connect.
+type hello struct {
+	Name, Version string
+	Features      engines.Features
+}
+
+// Serve makes a worker of this process: it serves an engine to the kernel that
+// started it, until that ends it. An error is one of the engine, or says that
+// no kernel started the process.
+func Serve(newEngine func() (engines.WasmEngine, error)) error {
+	if os.Getenv(cookieKey) != cookieValue {
+		return errors.New("a worker is started by a kernel: set isolation = \"process\" in an engine block of its configuration")
+	}
+	e, err := newEngine()
+	if err != nil {
+		return err
+	}
+	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: os.Stderr, JSONFormat: true})
+	s := &server{engine: e, modules: map[uint32]engines.Module{}, instances: map[uint32]engines.Instance{}, hosts: map[uint32]namedHost{}, sessions: map[uint32]*session{}}
+	plugin.Serve(&plugin.ServeConfig{
+		HandshakeConfig:  plugin.HandshakeConfig{ProtocolVersion: protocolVersion, MagicCookieKey: cookieKey, MagicCookieValue: cookieValue},
+		VersionedPlugins: map[int]plugin.PluginSet{protocolVersion: {"engine": servedPlugin{server: s}}}, // the name is not sent
+		Logger:           log,
+		GRPCServer:       plugin.DefaultGRPCServer,
+	})
+	return nil // the process ends, and with it all that the engine holds
+}
+
+// servedPlugin registers the one service of a worker with go-plugin.
+type servedPlugin struct {
+	plugin.NetRPCUnsupportedPlugin
+	server *server
+}
+
+// GRPCServer implements plugin.GRPCPlugin.
+func (p servedPlugin) GRPCServer(_ *plugin.GRPCBroker, g *grpc.Server) error {
+	g.RegisterService(&grpc.ServiceDesc{
+		ServiceName: service,
+		HandlerType: (*connector)(nil),
+		Methods: []grpc.MethodDesc{{
+			MethodName: methodConnect,
+			Handler: func(srv any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				in := new(wrapperspb.BytesValue)
+				if err := decode(in); err != nil {
+					return nil, err
+				}
+				out, err := srv.(connector).connect(ctx, in.Value)
+				return wrapperspb.Bytes(out), err
+			},
+		}},
+	}, p.server)
+	return nil
+}
+
+// GRPCClient implements plugin.GRPCPlugin; it is the kernel's side, not this one.
+func (servedPlugin) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, errors.New("a worker serves an engine, it does not start one")
+}
+
+type connector interface {
+	connect(ctx context.Context, request []byte) ([]byte, error)
+}
+
+// server is the engine and what was made of it, by the kernel's numbers.
+type server struct {
+	engine engines.WasmEngine
+
+	mu        sync.Mutex // guards what follows
+	connected bool
+	modules   map[uint32]engines.Module
+	instances map[uint32]engines.Instance
+	hosts     map[uint32]namedHost
+	sessions  map[uint32]*session
+}
+
+// namedHost is a set of host functions under the name that it is imported by.
+type namedHost struct {
+	name string
+	*engines.HostModule
+}
+
+// connect is asked for once: the request is the token that the control
+// connection must begin with, and the path of the socket to dial.
+func (s *server) connect(ctx context.Context, request []byte) ([]byte, error) {
+	if len(request) <= tokenSize {
+		return nil, errors.New("the request is too short")
+	}
+	s.mu.Lock()
+	again := s.connected
+	s.connected = true
+	s.mu.Unlock()
+	if again {
+		return nil, errors.New("the worker is connected already")
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", string(request[tokenSize:]))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Write(request[:tokenSize]); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	go s.control(c.(*net.UnixConn)) // it ends with the process
+	info := s.engine.Info()
+	return json.Marshal(hello{Name: info.Name, Version: info.Version, Features: info.Features})
+}
+
+// control obeys the kernel's control frames. Where they end so does the
+// kernel's need of this process.
+func (s *server) control(c *net.UnixConn) {
+	var b [controlSize]byte
+	for {
+		f, err := receive(c, b[:])
+		if err == io.EOF {
+			os.Exit(0)
+		}
+		if err != nil {
+			fatal(err)
+		}
+		d := decoder{b: b[:]}
+		switch kind, id, seq := d.byte(), d.uint32(), d.uint32(); {
+		case kind == controlOpen && f != nil:
+			go s.open(id, f).serve()
+		case kind == controlCancel && f == nil:
+			s.mu.Lock()
+			t := s.sessions[id]
+			s.mu.Unlock()
+			if t != nil {
+				t.cancel(seq)
+			}
+		default:
+			fatal(fmt.Errorf("a control frame of kind %d", kind))
+		}
+	}
+}
+
+// fatal ends a worker whose kernel cannot be understood.
+func fatal(err error) {
+	fmt.Fprintf(os.Stderr, "worker: %v\n", err)
+	os.Exit(1)
+}
+
+func (s *server) open(id uint32, f *os.File) *session {
+	t := newSession(s, f)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions[id] = t
+	t.close = func() {
+		s.mu.Lock()
+		delete(s.sessions, id)
+		s.mu.Unlock()
+		_ = f.Close()
+	}
+	return t
+}
+
+// session serves one connection.
+type session struct {
+	conn
+	server *server
+	close  func()
+	ctx    context.Context // of a call that cannot be cancelled; it names the session
+
+	id       uint32 // of the instance
+	instance engines.Instance
+	exports  []engines.ExportType
+	funcs    []engines.Func // by export, once used
+	memories []engines.Memory
+	globals  []engines.Global
+	callers  []engines.Memory // of the host calls under way, outermost first
+	words    []uint64         // the stacks of the calls under way
+
+	mu    sync.Mutex // guards what follows
+	begun uint32     // the last sequence number that began
+	calls []activeCall
+	early []uint32 // cancelled before they began
+}
+
+// activeCall is a call that can be cancelled.
+type activeCall struct {
+	seq    uint32
+	cancel context.CancelFunc
+}
+
+type sessionKey struct{}
+
+func newSession(s *server, rw io.ReadWriter) *session {
+	t := &session{conn: newConn(rw, maxRequest), server: s, close: func() {}}
+	t.ctx = context.WithValue(context.Background(), sessionKey{}, t)
+	return t
+}
+
+// serve obeys the kernel until it closes the connection.
+func (t *session) serve() {
+	defer t.close()
+	if err := t.loop(); err != io.EOF {
+		fatal(err)
+	}
+}
+
+func (t *session) loop() error {
+	for {
+		op, n, err := t.next()
+		if err != nil {
+			return err
+		}
+		if err := t.handle(op, n); err != nil {
+			return err
+		}
+	}
+}
+
+// handle obeys one frame and answers it. An error is a frame that makes no
+// sense, or a lost connection.
+func (t *session) handle(op op, n int) error {
+	if op == opRead {
+		return t.read(n)
+	}
+	body, err := t.body(n)
+	if err != nil {
+		return err
+	}
+	d := &decoder{b: body}
+	switch op {
+	case opCall:
+		err = t.call(d)
+	case opWrite:
+		err = t.write(d)
+	case opPoke:
+		ref, offset, data := d.uint32(), d.uint64(), d.rest()
+		if err := d.done(op); err != nil {
+			return err
+		}
+		if m := t.memory(ref); m != nil {
+			m.Write(offset, data)
+		}
+		return nil // there is no answer
+	case opSize:
+		err = t.size(d)
+	case opGrow:
+		err = t.grow(d)
+	case opGet, opSet:
+		err = t.global(op, d)
+	case opCompile:
+		err = t.compile(d)
+	case opDropModule:
+		err = t.dropModule(d)
+	case opDefine:
+		err = t.define(d)
+	case opForget:
+		t.forget(d)
+		return d.done(op)
+	case opInstantiate:
+		err = t.instantiate(d)
+	case opFuelUsed:
+		var used uint64
+		if m, ok := t.instance.(engines.FuelMeter); ok {
+			used = m.FuelUsed()
+		}
+		t.answerWord(used)
+		err = d.done(op)
+	case opClose:
+		err = t.closeInstance(d)
+	default:
+		return violation("operation %d", op)
+	}
+	if err != nil {
+		return err
+	}
+	return t.flush()
+}
+
+// report answers with what became of a request.
+func (t *session) report(err error) {
+	if err != nil {
+		t.writeError(err)
+		return
+	}
+	t.answer(opDone)
+}
+
+// begin is the context for a call; end must be called after it.
+func (t *session) begin(seq uint32, cancellable bool) (ctx context.Context, end func()) {
+	if !cancellable {
+		return t.ctx, func() {}
+	}
+	ctx, cancel := context.WithCancel(t.ctx)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.begun = seq
+	t.calls = append(t.calls, activeCall{seq, cancel})
+	for _, e := range t.early {
+		if e == seq {
+			cancel()
+		}
+	}
+	t.early = t.early[:0]
+	return ctx, func() {
+		cancel()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.calls = t.calls[:len(t.calls)-1]
+	}
+}
+
+// cancel ends the call of that sequence number. The frame may have overtaken
+// the one that begins the call, or come after its end.
+func (t *session) cancel(seq uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range t.calls {
+		if c.seq == seq {
+			c.cancel()
+			return
+		}
+	}
+	if seq > t.begun && len(t.early) < maxEarly {
+		t.early = append(t.early, seq)
+	}
+}
+
+func (t *session) compile(d *decoder) error {
+	seq, cancellable, id := d.uint32(), d.bool(), d.uint32()
+	opts := engines.CompileOptions{MemoryLimitPages: d.uint32(), Interruptible: d.bool(), Fuel: d.uint64(), CallDepth: d.uint32()}
+	wasm := d.rest()
+	if err := d.done(opCompile); err != nil {
+		return err
+	}
+	ctx, end := t.begin(seq, cancellable)
+	m, err := t.server.engine.Compile(ctx, wasm, opts)
+	end()
+	if err == nil {
+		t.server.mu.Lock()
+		t.server.modules[id] = m
+		t.server.mu.Unlock()
+	}
+	t.report(err)
+	return nil
+}
+
+func (t *session) dropModule(d *decoder) error {
+	id := d.uint32()
+	if err := d.done(opDropModule); err != nil {
+		return err
+	}
+	t.server.mu.Lock()
+	m := t.server.modules[id]
+	delete(t.server.modules, id)
+	t.server.mu.Unlock()
+	if m == nil {
+		return violation("the end of module %d, which is none", id)
+	}
+	t.report(m.Close())
+	return nil
+}
+
+func (t *session) define(d *decoder) error {
+	id, name, n := d.uint32(), d.text(), d.uint32()
+	hm := new(engines.HostModule)
+	for i := uint32(0); i < n && !d.bad; i++ {
+		fn := engines.HostFunction{Name: d.text(), Type: engines.FuncType{Params: d.types(), Results: d.types()}}
+		fn.Call = hostCall(id, i, fn.Type)
+		hm.Functions = append(hm.Functions, fn)
+	}
+	if err := d.done(opDefine); err != nil {
+		return err
+	}
+	t.server.mu.Lock()
+	t.server.hosts[id] = namedHost{name, hm}
+	t.server.mu.Unlock()
+	t.report(nil)
+	return nil
+}
+
+func (t *session) forget(d *decoder) {
+	t.server.mu.Lock()
+	defer t.server.mu.Unlock()
+	for len(d.b) > 0 {
+		delete(t.server.hosts, d.uint32())
+	}
+}
+
+func (t *session) instantiate(d *decoder) error {
+	seq, cancellable, module, id := d.uint32(), d.bool(), d.uint32(), d.uint32()
+	imports := engines.Imports{Host: map[string]*engines.HostModule{}, Instances: map[string]engines.Instance{}}
+	t.server.mu.Lock()
+	m := t.server.modules[module]
+	for n := d.uint32(); n > 0 && !d.bad; n-- {
+		host, ok := t.server.hosts[d.uint32()]
+		d.bad = d.bad || !ok
+		imports.Host[host.name] = host.HostModule
+	}
+	for n := d.uint32(); n > 0 && !d.bad; n-- {
+		name := d.text()
+		lender, ok := t.server.instances[d.uint32()]
+		d.bad = d.bad || !ok
+		imports.Instances[name] = lender
+	}
+	t.server.mu.Unlock()
+	if err := d.done(opInstantiate); err != nil {
+		return err
+	}
+	if m == nil || t.instance != nil {
+		return violation("an instance of module %d, which is none, or a second one", module)
+	}
+	ctx, end := t.begin(seq, cancellable)
+	inst, err := m.Instantiate(ctx, imports)
+	end()
+	if err == nil {
+		t.adopt(id, inst, m.Exports())
+	}
+	t.report(err)
+	return nil
+}
+
+func (t *session) adopt(id uint32, inst engines.Instance, exports []engines.ExportType) {
+	t.id, t.instance, t.exports = id, inst, exports
+	t.funcs = make([]engines.Func, len(exports))
+	t.memories = make([]engines.Memory, len(exports))
+	t.globals = make([]engines.Global, len(exports))
+	t.server.mu.Lock()
+	defer t.server.mu.Unlock()
+	t.server.instances[id] = inst
+}
+
+func (t *session) closeInstance(d *decoder) error {
+	if err := d.done(opClose); err != nil {
+		return err
+	}
+	if t.instance == nil {
+		return violation("the end of an instance, and there is none")
+	}
+	t.server.mu.Lock()
+	delete(t.server.instances, t.id)
+	t.server.mu.Unlock()
+	err := t.instance.Close()
+	t.instance, t.exports, t.funcs, t.memories, t.globals = nil, nil, nil, nil, nil
+	t.report(err)
+	return nil
+}
+
+func (t *session) call(d *decoder) error {
+	seq, cancellable, export := d.uint32(), d.bool(), d.uint32()
+	if uint64(export) >= uint64(len(t.exports)) || t.exports[export].Type.Kind != engines.KindFunc {
+		return violation("a call of export %d, which is no function", export)
+	}
+	typ := &t.exports[export].Type.Func
+	base, slots := len(t.words), typ.Slots()
+	stack := t.push(slots)
+	d.words(stack[:wordCount(typ.Params)])
+	if err := d.done(opCall); err != nil {
+		return err
+	}
+	err := t.run(seq, cancellable, export, stack)
+	t.words = t.words[:base]
+	if broken, ok := errors.AsType[*lostError](err); ok {
+		return broken.err
+	}
+	if err != nil {
+		t.writeError(err)
+		return nil
+	}
+	conn := &t.conn
+	conn.begin(opResult)
+	conn.words(stack[:wordCount(typ.Results)])
+	conn.end()
+	return nil
+}
+
+// push makes room for n words on top of the calls under way. The array may be
+// replaced when it grows: who has a part of the old one keeps that.
+func (t *session) push(n int) []uint64 {
+	base := len(t.words)
+	for range n {
+		t.words = append(t.words, 0)
+	}
+	return t.words[base : base+n : base+n]
+}
+
+func (t *session) run(seq uint32, cancellable bool, export uint32, stack []uint64) error {
+	f := t.funcs[export]
+	if f == nil {
+		var err error
+		if f, err = t.instance.Func(t.exports[export].Name); err != nil {
+			return err
+		}
+		t.funcs[export] = f
+	}
+	if !cancellable {
+		return f.Call(t.ctx, stack)
+	}
+	ctx, end := t.begin(seq, true)
+	defer end()
+	return f.Call(ctx, stack)
+}
+
+// lostError is a connection that was lost in the middle of a host call.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string { return e.err.Error() }
+
+// hostCall is what the guest calls in place of a function of the kernel's: it
+// has the kernel call that, over the connection that the guest was called by.
+func hostCall(binding, function uint32, typ engines.FuncType) func(context.Context, engines.Caller, []uint64) error {
+	params, results := wordCount(typ.Params), wordCount(typ.Results)
+	return func(ctx context.Context, caller engines.Caller, stack []uint64) error {
+		t, ok := ctx.Value(sessionKey{}).(*session)
+		if !ok {
+			return errors.New("the engine lost the call's context")
+		}
+		return t.askHost(binding, function, caller.Memory(), stack[:params], stack[:results])
+	}
+}
+
+func (t *session) askHost(binding, function uint32, memory engines.Memory, params, results []uint64) error {
+	size := noMemory
+	if memory != nil {
+		size = memory.Size()
+	}
+	c := &t.conn
+	c.begin(opHostCall)
+	c.uint32(binding)
+	c.uint32(function)
+	c.uint64(size)
+	c.words(params)
+	c.end()
+	if err := c.flush(); err != nil {
+		return &lostError{err}
+	}
+	t.callers = append(t.callers, memory)
+	defer func() { t.callers = t.callers[:len(t.callers)-1] }()
+	for {
+		op, n, err := c.next()
+		if err != nil {
+			return &lostError{err}
+		}
+		switch op {
+		case opHostReturn:
+			body, err := c.body(n)
+			if err != nil {
+				return &lostError{err}
+			}
+			d := decoder{b: body}
+			d.words(results)
+			if err := d.done(op); err != nil {
+				return &lostError{err}
+			}
+			return nil
+		case opHostFail:
+			if n != 0 {
+				return &lostError{violation("a malformed frame of operation %d", op)}
+			}
+			return hostFailed{}
+		}
+		if err := t.handle(op, n); err != nil {
+			return &lostError{err}
+		}
+	}
+}
+
+// memory is the one that ref names, nil if there is none.
+func (t *session) memory(ref uint32) engines.Memory {
+	if ref&callerRef != 0 {
+		if depth := uint64(ref &^ callerRef); depth < uint64(len(t.callers)) {
+			return t.callers[depth]
+		}
+		return nil
+	}
+	if uint64(ref) >= uint64(len(t.exports)) {
+		return nil
+	}
+	if t.memories[ref] == nil {
+		t.memories[ref] = t.instance.Memory(t.exports[ref].Name)
+	}
+	return t.memories[ref]
+}
+
+func (t *session) read(n int) error {
+	const size = 4 + 8 + 4 + 8
+	if n != size {
+		return violation("a malformed frame of operation %d", opRead)
+	}
+	body, err := t.body(n)
+	if err != nil {
+		return err
+	}
+	d := decoder{b: body}
+	m, offset, length, whole := t.memory(d.uint32()), d.uint64(), d.uint32(), d.uint64()
+	if length > maxData || uint64(length) > whole {
+		return violation("a request for %d bytes", length)
+	}
+	start := len(t.out)
+	c := &t.conn
+	c.begin(opData)
+	at := len(c.out)
+	c.out = slices.Grow(c.out, int(length))[:at+int(length)]
+	if m != nil && (whole == uint64(length) || within(m, offset, whole)) && m.Read(offset, c.out[at:]) {
+		c.end()
+	} else {
+		c.out = c.out[:start]
+		c.answer(opFalse)
+	}
+	return c.flush()
+}
+
+// within reports whether n bytes at offset are in m.
+func within(m engines.Memory, offset, n uint64) bool {
+	size := m.Size()
+	return offset <= size && n <= size-offset
+}
+
+func (t *session) write(d *decoder) error {
+	m, offset, whole, data := t.memory(d.uint32()), d.uint64(), d.uint64(), d.rest()
+	if err := d.done(opWrite); err != nil {
+		return err
+	}
+	if m != nil && (whole == uint64(len(data)) || within(m, offset, whole)) && m.Write(offset, data) {
+		t.answerWord(m.Size())
+	} else {
+		t.answer(opFalse)
+	}
+	return nil
+}
+
+func (t *session) size(d *decoder) error {
+	m := t.memory(d.uint32())
+	if err := d.done(opSize); err != nil {
+		return err
+	}
+	var size uint64
+	if m != nil {
+		size = m.Size()
+	}
+	t.answerWord(size)
+	return nil
+}
+
+func (t *session) grow(d *decoder) error {
+	m, pages := t.memory(d.uint32()), d.uint32()
+	if err := d.done(opGrow); err != nil {
+		return err
+	}
+	if m != nil {
+		if previous, ok := m.Grow(pages); ok {
+			t.answerWord(uint64(previous))
+			return nil
+		}
+	}
+	t.answer(opFalse)
+	return nil
+}
+
+func (t *session) global(op op, d *decoder) error {
+	export := d.uint32()
+	var v uint64
+	if op == opSet {
+		v = d.uint64()
+	}
+	if err := d.done(op); err != nil {
+		return err
+	}
+	if uint64(export) >= uint64(len(t.exports)) {
+		return violation("the global of export %d", export)
+	}
+	if t.globals[export] == nil {
+		t.globals[export] = t.instance.Global(t.exports[export].Name)
+	}
+	g := t.globals[export]
+	switch {
+	case op == opSet && g == nil:
+		t.report(engines.ErrClosed)
+	case op == opSet:
+		t.report(g.Set(v))
+	case g == nil:
+		t.answerWord(0)
+	default:
+		t.answerWord(g.Get())
+	}
+	return nil
+}

@@ -1,0 +1,189 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"forgeone.dev/forgeone/engines"
+)
+
+// op is what a frame is about.
+type op byte
+
+// What the kernel asks. Unless it says otherwise, the answer is opDone or
+// opError. A memory is named by a reference: an export's index, or callerRef
+// plus the depth of a host call for the memory of who made it.
+const (
+	opCompile     op = iota + 1 // sequence, cancellable, module, options, binary
+	opDropModule                // module
+	opDefine                    // binding, its name, functions: from now on they can be imported
+	opForget                    // bindings; no answer
+	opInstantiate               // sequence, cancellable, module, instance, its imports
+	opCall                      // sequence, cancellable, export, parameters: opResult or opError
+	opRead                      // memory, offset, length, length of the whole: opData or opFalse
+	opWrite                     // memory, offset, length of the whole, data: opWord (the memory's size) or opFalse
+	opPoke                      // memory, offset, data; no answer
+	opSize                      // memory: opWord
+	opGrow                      // memory, pages: opWord or opFalse
+	opGet                       // export: opWord
+	opSet                       // export, word
+	opFuelUsed                  // by the connection's instance: opWord
+	opClose                     // the connection's instance
+)
+
+// What the worker answers, and asks in the middle of a call.
+const (
+	opDone     op = iota + 64
+	opFalse       // it was out of bounds
+	opWord        // a word
+	opData        // bytes
+	opResult      // results
+	opError       // kind and what belongs to it
+	opHostCall    // binding, function, size of the caller's memory, parameters: opHostReturn or opHostFail
+)
+
+// How the kernel answers a host call.
+const (
+	opHostReturn op = iota + 128 // results
+	opHostFail                   // the kernel holds the error
+)
+
+// callerRef is the flag of a memory reference that names a host call's caller.
+const callerRef = 1 << 31
+
+// noMemory is the size of the memory of a caller that has none.
+const noMemory = ^uint64(0)
+
+// Control frames all have one length; they go over a connection of their own,
+// because the worker reads the others only when it waits.
+const (
+	controlSize   = 9
+	controlOpen   = 1 // connection: its descriptor comes along
+	controlCancel = 2 // connection, sequence
+)
+
+// Kinds of error.
+const (
+	errClosed byte = iota + 1
+	errTrap
+	errHost // of the host function that failed last
+	errLink
+	errCompile
+	errUnsupported
+	errOther
+)
+
+// maxText is how much of a text of an error is sent, in bytes.
+const maxText = 16 << 10
+
+func clip(s string) string {
+	return strings.ToValidUTF8(s[:min(len(s), maxText)], "\ufffd")
+}
+
+// hostFailed is what a host function's place-taker in the worker returns when
+// the function failed.
+type hostFailed struct{}
+
+func (hostFailed) Error() string { return "the host function failed" }
+
+// writeError writes an opError frame.
+func (c *conn) writeError(err error) {
+	c.begin(opError)
+	defer c.end()
+	if errors.Is(err, engines.ErrClosed) {
+		c.byte(errClosed)
+		return
+	}
+	switch e := err.(type) {
+	case *engines.Trap:
+		c.byte(errTrap)
+		c.byte(byte(e.Class))
+		c.text(clip(e.Detail))
+	case *engines.HostError:
+		if _, ours := errors.AsType[hostFailed](e); ours {
+			c.byte(errHost)
+			return
+		}
+		c.byte(errOther)
+		c.text(clip(err.Error()))
+	case *engines.LinkError:
+		c.byte(errLink)
+		c.text(clip(e.Module))
+		c.text(clip(e.Name))
+		c.text(clip(e.Reason))
+	case *engines.CompileError:
+		c.byte(errCompile)
+		c.text(clip(e.Err.Error()))
+	case *engines.UnsupportedError:
+		c.byte(errUnsupported)
+		c.text(clip(e.Feature))
+		c.text(clip(e.Reason))
+	default:
+		c.byte(errOther)
+		c.text(clip(err.Error()))
+	}
+}
+
+// readError is the error in the body of an opError frame. engine is the name of
+// the engine that the error is of, ctx the context of what failed, host what
+// the last host function ended with.
+func readError(ctx context.Context, body []byte, engine string, host *engines.HostError) (failure, broken error) {
+	d := decoder{b: body}
+	switch kind := d.byte(); kind {
+	case errClosed:
+		failure = engines.ErrClosed
+	case errTrap:
+		t := &engines.Trap{Class: engines.TrapClass(d.byte()), Detail: strings.ToValidUTF8(d.text(), "\ufffd")}
+		if !known(t.Class) {
+			t.Class = engines.TrapUnknown
+		}
+		if t.Class == engines.TrapInterrupted {
+			if t.Cause = ctx.Err(); t.Cause == nil {
+				return nil, violation("an interruption of a call that was not cancelled")
+			}
+		}
+		failure = t
+	case errHost:
+		if host == nil {
+			return nil, violation("the failure of a host function, and none has failed")
+		}
+		failure = host
+	case errLink:
+		failure = &engines.LinkError{Module: d.text(), Name: d.text(), Reason: d.text()}
+	case errCompile:
+		failure = &engines.CompileError{Engine: engine, Err: errors.New(d.text())}
+	case errUnsupported:
+		failure = &engines.UnsupportedError{Engine: engine, Feature: d.text(), Reason: d.text()}
+	case errOther:
+		failure = errors.New(engine + ": " + d.text())
+	default:
+		return nil, violation("an error of kind %d", kind)
+	}
+	return failure, d.done(opError)
+}
+
+// known reports whether package engines has a name for the class.
+func known(c engines.TrapClass) bool {
+	return c == engines.TrapUnknown || c.String() != engines.TrapUnknown.String()
+}
+
+// wordCount is the number of words that values of these types take.
+func wordCount(types []engines.ValueType) int { return engines.FuncType{Results: types}.Slots() }
+
+// types writes a list of value types.
+func (c *conn) types(ts []engines.ValueType) {
+	c.uint32(uint32(len(ts)))
+	for _, t := range ts {
+		c.byte(byte(t))
+	}
+}
+
+func (d *decoder) types() []engines.ValueType {
+	b := d.take(int(d.uint32()))
+	ts := make([]engines.ValueType, len(b))
+	for i := range b {
+		ts[i] = engines.ValueType(b[i])
+	}
+	return ts
+}
