@@ -149,6 +149,7 @@ size_t wasm_frame_func_offset(const wasm_frame_t *);
 void wasm_frame_vec_delete(wasm_frame_vec_t *);
 
 wasmtime_error_t *wasmtime_module_new(wasm_engine_t *, const uint8_t *, size_t, wasmtime_module_t **);
+wasmtime_error_t *wasmtime_module_validate(wasm_engine_t *, const uint8_t *, size_t);
 void wasmtime_module_delete(wasmtime_module_t *);
 void wasmtime_module_imports(const wasmtime_module_t *, wasm_importtype_vec_t *out);
 void wasm_importtype_vec_delete(wasm_importtype_vec_t *);

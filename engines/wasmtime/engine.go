@@ -8,6 +8,7 @@ import "C"
 import (
 	"context"
 	"sync"
+	"unsafe"
 
 	// For the static library of Wasmtime, of each system that it has one for,
 	// and the linker flags.
@@ -61,6 +62,10 @@ func newCompiler(interruptible bool) *compiler {
 	return c
 }
 
+func (c *compiler) validate(wasm []byte) error {
+	return errorOf(C.wasmtime_module_validate(c.upstream, (*C.uint8_t)(unsafe.SliceData(wasm)), C.size_t(len(wasm))))
+}
+
 func (c *compiler) close() {
 	if c.ticker != nil {
 		c.ticker.stop()
@@ -96,6 +101,13 @@ func (e *engine) Info() engines.Info {
 }
 
 func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
+	if opts.Fuel > 0 || opts.CallDepth > 0 {
+		return nil, &engines.UnsupportedError{
+			Engine:  name,
+			Feature: "Fuel and CallDepth",
+			Reason:  "they are held by what engines/meter writes into a module; wrap the engine with it",
+		}
+	}
 	e.use.RLock()
 	defer e.use.RUnlock()
 	if e.closed {
@@ -120,11 +132,18 @@ func (e *engine) compile(ctx context.Context, wasm []byte, opts engines.CompileO
 		return nil, err
 	}
 	m := newModule(e, iface)
+	m.compiler = e.compiler(opts)
+	if iface.HasStart {
+		// An export declares a function, so that ref.func may name it: what is
+		// valid with the start function exported need not be so without.
+		if err := m.compiler.validate(wasm); err != nil {
+			return nil, err
+		}
+	}
 	wasm, err = binfmt.Rewrite(wasm, m.edit(opts.MemoryLimitPages))
 	if err != nil {
 		return nil, err
 	}
-	m.compiler = e.compiler(opts)
 	if err := m.compile(wasm); err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import "C"
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -79,8 +78,8 @@ func (m *module) edit(memoryLimit uint32) binfmt.Edit {
 // compile compiles the binary, which is not kept.
 func (m *module) compile(wasm []byte) error {
 	data := (*C.uint8_t)(unsafe.SliceData(wasm))
-	if err := C.wasmtime_module_new(m.compiler.upstream, data, C.size_t(len(wasm)), &m.upstream); err != nil {
-		return errors.New(takeMessage(err))
+	if err := errorOf(C.wasmtime_module_new(m.compiler.upstream, data, C.size_t(len(wasm)), &m.upstream)); err != nil {
+		return err
 	}
 	C.wasmtime_module_imports(m.upstream, &m.imports)
 	return nil

@@ -62,6 +62,15 @@ func takeError(out C.forgeone_outcome) error {
 	return t
 }
 
+// errorOf is the error that a call into Wasmtime returned, which it frees; nil if
+// there is none.
+func errorOf(err *C.wasmtime_error_t) error {
+	if err == nil {
+		return nil
+	}
+	return errors.New(takeMessage(err))
+}
+
 // takeMessage is the message of an error, which it frees.
 func takeMessage(err *C.wasmtime_error_t) string {
 	defer C.wasmtime_error_delete(err)

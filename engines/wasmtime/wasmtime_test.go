@@ -148,6 +148,32 @@ func TestProposalsAreOff(t *testing.T) {
 	}
 }
 
+// What the adapter does not hold itself is refused by name, with a remedy.
+func TestRefusals(t *testing.T) {
+	e := newEngine(t)
+	defer e.Close()
+	for _, opts := range []engines.CompileOptions{{Fuel: 1}, {CallDepth: 1}} {
+		_, err := e.Compile(t.Context(), adder().Bytes(), opts)
+		if _, ok := errors.AsType[*engines.UnsupportedError](err); !ok || !strings.Contains(err.Error(), "engines/meter") {
+			t.Errorf("%+v: %v, want an UnsupportedError that says what to use", opts, err)
+		}
+	}
+}
+
+// The start function is exported by the adapter, which must not make a module
+// valid: an export declares a function, so that ref.func may name it.
+func TestExportDeclaresNothing(t *testing.T) {
+	e := newEngine(t)
+	defer e.Close()
+	const refFunc = 0xd2
+	m := new(asm.Module)
+	m.Start(m.Func("", toNothing, asm.Code{}.Op(refFunc, 0, asm.Drop)))
+	_, err := e.Compile(t.Context(), m.Bytes(), engines.CompileOptions{})
+	if _, ok := errors.AsType[*engines.CompileError](err); !ok || !strings.Contains(err.Error(), "undeclared") {
+		t.Errorf("Compile = %v, want a CompileError for an undeclared reference", err)
+	}
+}
+
 // The functions that an importer put into its lender's table can be called
 // there after the importer is closed.
 func TestTableOutlivesImporter(t *testing.T) {
