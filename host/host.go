@@ -268,11 +268,12 @@ func readArtifact(path string) ([]byte, error) {
 
 // status is the state of a host.
 func (k *kernel) status(closed bool, calls int64) HostStatus {
+	failed := k.watch.failed.Load()
 	switch {
 	case closed:
 		return HostStatus{Phase: HostTerminated}
-	case k.watch.failed.Load() != nil:
-		return HostStatus{Phase: HostError, Reason: "the audit log cannot be written: " + (*k.watch.failed.Load()).Error()}
+	case failed != nil:
+		return HostStatus{Phase: HostError, Reason: "the audit log cannot be written: " + failed.Error()}
 	case calls > 0:
 		return HostStatus{Phase: HostRunning}
 	}
@@ -282,15 +283,30 @@ func (k *kernel) status(closed bool, calls int64) HostStatus {
 // watchedLog remembers whether the log last took a record, for the status.
 type watchedLog struct {
 	abi.Log
-	failed atomic.Pointer[error]
+	failed atomic.Pointer[failure]
 }
+
+type failure struct{ error }
 
 func (l *watchedLog) Append(r *audit.Record) (uint64, error) {
 	seq, err := l.Log.Append(r)
-	if err != nil {
-		l.failed.Store(&err)
-	} else if l.failed.Load() != nil {
+	l.watch(err)
+	return seq, err
+}
+
+func (l *watchedLog) Sync(ctx context.Context, seq uint64) error {
+	err := l.Log.Sync(ctx, seq)
+	if ctx.Err() == nil { // else it says nothing about the log
+		l.watch(err)
+	}
+	return err
+}
+
+func (l *watchedLog) watch(err error) {
+	switch {
+	case err != nil:
+		l.failed.Store(&failure{err})
+	case l.failed.Load() != nil:
 		l.failed.Store(nil)
 	}
-	return seq, err
 }
