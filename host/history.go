@@ -20,8 +20,17 @@ type histories struct {
 	db    *state.DB // nil keeps them in memory only
 	clock func() time.Time
 
-	mu   sync.Mutex
-	dnas map[string]*zta.ExecutionDNA
+	mu     sync.Mutex
+	dnas   map[string]*zta.ExecutionDNA
+	stored map[string]mark // what the store has
+}
+
+// mark tells whether a history has changed: every change of it is an observed
+// call, a flag or a release, and these move one of the two. Recovery moves
+// integrity too, so a history is stored until it is whole again.
+type mark struct {
+	calls     uint64
+	integrity float64
 }
 
 const historyBucket = "dna"
@@ -85,23 +94,29 @@ func (h *histories) release(artifact string) error {
 	return errors.Join(append(errs, h.store())...)
 }
 
-// store keeps what the histories hold now.
+// store keeps what the histories hold now, where it has changed.
 func (h *histories) store() error {
 	if h.db == nil {
 		return nil
 	}
 	h.mu.Lock()
-	dnas := maps.Clone(h.dnas)
-	h.mu.Unlock()
+	defer h.mu.Unlock()
 	var errs []error
-	for key, dna := range dnas {
-		b, err := json.Marshal(dna.Snapshot(h.clock()))
+	now := h.clock()
+	for key, dna := range h.dnas {
+		m := mark{dna.Calls(), dna.Integrity(now)}
+		if h.stored[key] == m {
+			continue
+		}
+		b, err := json.Marshal(dna.Snapshot(now))
 		if err == nil {
 			err = h.db.Bucket(historyBucket).Put(key, b)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("history %s: %w", key, err))
+			continue
 		}
+		h.stored[key] = m
 	}
 	return errors.Join(errs...)
 }

@@ -29,6 +29,8 @@ type PluginHost struct {
 	calls   atomic.Int64
 	running sync.Map // container id → *running, from before the first call to after the last
 
+	policies sync.Mutex // so that they come into force in the order of their records
+
 	stop context.CancelFunc // ends the background work
 	bg   sync.WaitGroup
 
@@ -51,7 +53,7 @@ func NewPluginHost(opts ...Option) (*PluginHost, error) {
 	if err != nil {
 		return nil, fmt.Errorf("plugin host: %w", err)
 	}
-	h.k, h.history = k, histories{db: k.state, clock: k.clock, dnas: map[string]*zta.ExecutionDNA{}}
+	h.k, h.history = k, histories{db: k.state, clock: k.clock, dnas: map[string]*zta.ExecutionDNA{}, stored: map[string]mark{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	h.stop = cancel
 	h.bg.Add(1)
@@ -268,15 +270,17 @@ func (h *PluginHost) Plugins() []Plugin {
 // force. On an error the policy in force stays. When it has returned, nothing
 // is decided by the old policy.
 func (h *PluginHost) SetPolicies(ctx context.Context, mode zta.Mode, policies ...zta.Policy) error {
+	h.policies.Lock()
+	defer h.policies.Unlock()
+	old := h.k.gate.GetPolicyGraph().Digest()
 	graph, err := h.k.registry.Compile(policies, mode)
-	if err != nil {
-		_ = h.k.record(&audit.Record{Kind: audit.KindPolicy, Outcome: audit.OutcomeFailed, Error: audit.Clip(err.Error()), Policy: h.k.gate.GetPolicyGraph().Digest()})
-		return fmt.Errorf("policies: %w; the policy in force stays", err)
+	if err == nil {
+		err = h.k.recordSync(ctx, &audit.Record{Kind: audit.KindPolicy, Outcome: audit.OutcomeOK, Policy: graph.Digest(),
+			Details: map[string]string{"mode": mode.String(), "replaces": old}})
 	}
-	err = h.k.recordSync(ctx, &audit.Record{Kind: audit.KindPolicy, Outcome: audit.OutcomeOK, Policy: graph.Digest(),
-		Details: map[string]string{"mode": mode.String(), "replaces": h.k.gate.GetPolicyGraph().Digest()}})
 	if err != nil {
-		return fmt.Errorf("policies: %w", err)
+		_ = h.k.record(&audit.Record{Kind: audit.KindPolicy, Outcome: audit.OutcomeFailed, Error: audit.Clip(err.Error()), Policy: old})
+		return fmt.Errorf("policies: %w; the policy in force stays", err)
 	}
 	h.k.gate.SetPolicyGraph(graph)
 	return nil
