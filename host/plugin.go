@@ -440,7 +440,11 @@ func (p *plugin) resume(ctx context.Context, v *verb) error {
 	if err := v.begin(ctx, p.event("resume")); err != nil {
 		return err
 	}
-	r.subject.Container.Release() // its resume event is its own to run; other calls the plugin refuses
+	p.set(func() {
+		if _, held := p.host.k.cases.Held(r.art.digest); !held {
+			r.subject.Container.Release() // its resume event is its own to run; other calls the plugin refuses
+		}
+	})
 	defer p.set(r.settle)
 	if err := r.event(ctx, forge.Resume); err != nil {
 		return err

@@ -190,7 +190,11 @@ func (h *PluginHost) verb(ctx context.Context, id uuid.UUID, name string, f func
 	}
 	defer p.verbs.release()
 	v := &verb{k: h.k, name: name}
-	if err := v.end(p, f(p, ctx, v)); err != nil {
+	err = v.end(p, f(p, ctx, v))
+	if _, illegal := errors.AsType[*TransitionError](err); illegal {
+		return err // which says of which verb and plugin
+	}
+	if err != nil {
 		return fmt.Errorf("%s plugin %q: %w", name, p.name, err)
 	}
 	h.k.logger.Info("plugin "+name, "plugin", p.name, "status", p.status().Phase)

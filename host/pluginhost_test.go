@@ -156,7 +156,7 @@ func TestLifecycle(t *testing.T) {
 		refused := func(verb string, err error) {
 			t.Helper()
 			var te *host.TransitionError
-			if !errors.As(err, &te) || te.Verb != verb {
+			if !errors.As(err, &te) || te.Verb != verb || strings.Count(err.Error(), verb+" plugin") > 1 {
 				t.Errorf("%s while %s: %v, want it refused by name", verb, k.status(id), err)
 			}
 		}
