@@ -67,12 +67,14 @@ type Mount struct {
 // Limits bound a plugin. Zero values mean the default given.
 type Limits struct {
 	Memory    uint64        // bytes of linear memory of an instance; default the host's limit
-	Timeout   time.Duration // of a call; default the host's; NoTimeout for none
+	Timeout   time.Duration // of a call or lifecycle event, not of a process's start; default the host's; NoTimeout for none
 	Instances int           // concurrent calls; default 4 for pristine WASM, 64 for native, always 1 for kept state
 	Fuel      uint64        // instructions of a call; no engine can count them yet, so any other value is refused
 }
 
-// NoTimeout asks for calls without a deadline of their own.
+// NoTimeout asks for calls without a deadline of their own. Those of a plugin
+// still end with their context and its container; on a WasmHost the guest is
+// compiled without interruption, runs at full speed and ends when it ends.
 const NoTimeout time.Duration = -1
 
 // validate finds everything that is wrong with the configuration by itself.

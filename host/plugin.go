@@ -280,10 +280,12 @@ func (p *plugin) bringUp(ctx context.Context, a *artifact) (_ *running, err erro
 	}
 	return r, r.within(ctx, "init", func(call *abi.Call) (err error) {
 		var u unit
+		if a.code == nil {
+			u, err = startNative(call, r, h.k.logger) // which has a time limit of its own
+		}
+		defer r.limit(call)()
 		if a.code != nil {
 			u, err = startWasm(call, a.code, a.cfg.State)
-		} else {
-			u, err = startNative(call, r, h.k.logger)
 		}
 		if err != nil {
 			return err
@@ -341,14 +343,22 @@ func (r *running) within(ctx context.Context, function string, f func(*abi.Call)
 	if err != nil {
 		return err
 	}
-	if r.art.timeout > 0 {
-		defer call.Limit(r.art.timeout)()
-	}
 	return call.End(nil, r.explain(call, f(call)))
 }
 
 func (r *running) event(ctx context.Context, name forge.Event) error {
-	return r.within(ctx, string(name), func(call *abi.Call) error { return r.unit().event(call, name) })
+	return r.within(ctx, string(name), func(call *abi.Call) error {
+		defer r.limit(call)()
+		return r.unit().event(call, name)
+	})
+}
+
+// limit gives a call its time.
+func (r *running) limit(call *abi.Call) (done func()) {
+	if r.art.timeout == 0 {
+		return func() {}
+	}
+	return call.Limit(r.art.timeout)
 }
 
 // end stops the unit and lets go of everything; calls must have been drained.
@@ -634,9 +644,7 @@ func (p *plugin) call(ctx context.Context, function string, input []byte) ([]byt
 	if err != nil {
 		return nil, err
 	}
-	if r.art.timeout > 0 {
-		defer call.Limit(r.art.timeout)()
-	}
+	defer r.limit(call)()
 	out, err := r.unit().call(call, function, input)
 	if err = call.End(out, r.explain(call, err)); err != nil {
 		return nil, err

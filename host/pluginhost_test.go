@@ -276,6 +276,19 @@ func TestKilledPluginFails(t *testing.T) {
 	}
 }
 
+// TestStartIsNoCall: a native plugin whose calls have less time than a process
+// takes to come up can be started.
+func TestStartIsNoCall(t *testing.T) {
+	k := newKernel(t)
+	cfg := k.config("rogue", artifacts.rogue)
+	cfg.Limits.Timeout = time.Microsecond
+	id := k.load(cfg)
+	var le *host.LimitError
+	if err := k.StartPlugin(ctx, id); err != nil && (!errors.As(err, &le) || strings.Contains(err.Error(), "start rogue:")) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestTimeout(t *testing.T) {
 	both(t, artifacts.rogueWasm, artifacts.rogue, func(t *testing.T, artifact string) {
 		k := newKernel(t)
@@ -382,10 +395,8 @@ func TestHangInHandshake(t *testing.T) {
 	if err := os.WriteFile(p, []byte("#!/bin/sh\nexec sleep 600\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cfg := k.config("p", p)
-	cfg.Limits.Timeout = 300 * time.Millisecond
-	id := k.load(cfg)
-	if err := k.StartPlugin(ctx, id); err == nil || k.status(id).Phase != host.PluginFailed {
+	id := k.load(k.config("p", p))
+	if err := k.StartPlugin(soon(t), id); err == nil || k.status(id).Phase != host.PluginFailed {
 		t.Fatalf("got %v, status %s", err, k.status(id))
 	}
 }
