@@ -581,28 +581,29 @@ func (p *plugin) replace(ctx context.Context, v *verb, st PluginStatus, cfg Plug
 	if err := v.begin(ctx, p.loadRecord("reload", a)); err != nil {
 		return err
 	}
-	if st.Phase != PluginActive && st.Phase != PluginPaused {
-		var old *artifact
-		p.set(func() { old, p.art, p.own = p.art, a, PluginStatus{Phase: PluginStopped} })
-		return old.close()
+	var oldArt *artifact
+	var oldRun *running
+	if st.Phase == PluginActive || st.Phase == PluginPaused {
+		r, err := p.launch(ctx, a)
+		if err != nil {
+			return err
+		}
+		if err := v.commit(p, r); err != nil {
+			return err
+		}
+		if oldArt, oldRun, err = p.publish(ctx, r, st.Phase); err != nil {
+			return err
+		}
+	} else {
+		p.set(func() { oldArt, p.art, p.own = p.art, a, PluginStatus{Phase: PluginStopped} })
 	}
-	r, err := p.launch(ctx, a)
-	if err != nil {
-		return err
-	}
-	if err := v.commit(p, r); err != nil {
-		return err
-	}
-	oldArt, oldRun, err := p.publish(ctx, r, st.Phase)
-	if err != nil {
-		return err
-	}
-	// From here on the new one serves; how the old one ends does not change that.
+	// From here on the new one is in place; how the old one ends does not change that.
+	var left error
 	if oldRun != nil {
-		err = oldRun.retire(ctx, "plugin "+p.name+" was reloaded")
+		left = oldRun.retire(ctx, "plugin "+p.name+" was reloaded")
 	}
-	if err = errors.Join(err, oldArt.close()); err != nil {
-		p.host.k.logger.Warn("end of a plugin that was replaced", "plugin", p.name, "error", err)
+	if left = errors.Join(left, oldArt.close()); left != nil {
+		p.host.k.logger.Warn("end of a plugin that was replaced", "plugin", p.name, "error", left)
 	}
 	return nil
 }
