@@ -6,7 +6,9 @@ import "forgeone.dev/forgeone/engines"
 // not wait for gigabytes. Each becomes the call of a helper with the same
 // operands, unless its length is known and small.
 const (
-	unitShift    = 3 // of memory: 8 bytes, what one i64.store writes, cost a unit
+	unitShift    = 3    // of memory: 8 bytes, what one i64.store writes, cost a unit
+	inlineBytes  = 64   // a length that is known and no larger is charged like any instruction
+	smallBytes   = 4096 // a length that is no larger needs no helper
 	pieceBytes   = 64 << 10
 	pieceEntries = 8 << 10 // of a table, each a unit
 	unitsPerPage = 1 << 10 // of memory.grow: a page that is zero costs less than one that is filled
@@ -51,23 +53,39 @@ func (w *rewriter) elemType(table uint32) engines.ValueType {
 	return engines.ValueType(w.tables[table].elem)
 }
 
-// perform writes an instruction that does not change where the guest goes on.
-func (f *function) perform(in *instr) {
-	switch in.op {
+// bulk reports whether what the instruction does depends on a length.
+func (op opcode) bulk() bool {
+	switch op {
 	case opMemoryInit, opMemoryCopy, opMemoryFill, opTableInit, opTableCopy, opTableFill, opMemoryGrow, opTableGrow:
-	default:
-		f.out = f.plain(f.out, in)
+		return true
+	}
+	return false
+}
+
+// copies reports whether the instruction is on memory and of some length.
+func (op opcode) copies() bool {
+	return op == opMemoryInit || op == opMemoryCopy || op == opMemoryFill
+}
+
+// bulkInstr writes a bulk instruction. On memory, a small length is paid here,
+// where the slice covers the largest that is small.
+func (f *function) bulkInstr(in *instr) {
+	h := helper{in.op, in.imm}
+	if !in.op.copies() {
+		f.out = f.reload(f.writeBack(f.out).call(f.helper(h)))
 		return
 	}
-	h := helper{in.op, in.imm}
-	if !f.metered {
-		f.out = f.plain(f.out, in)
-	} else if piece, shift := h.piece(); f.prev.op == opI32Const && f.prev.imm[0] <= piece {
-		f.pay(int64(f.prev.imm[0] >> shift))
+	if f.prev.op == opI32Const && f.prev.imm[0] <= inlineBytes {
+		f.pay(int64(f.prev.imm[0] >> unitShift))
 		f.out = append(f.out, in.raw...)
-	} else {
-		f.out = f.out.call(f.helper(h))
+		return
 	}
+	d, s, n := f.operand(dst), f.operand(src), f.operand(count)
+	c := f.out.set(n).set(s).set(d).get(n).i32(smallBytes).op(i32LeU)
+	c = f.left(c).i64(smallBytes>>unitShift).op(i64GeS, i32And).block(opIf)
+	c = f.setLeft(f.left(c).get(n).op(i64ExtendI32).i64(unitShift).op(i64ShrU, i64Sub))
+	c = append(c.get(d).get(s).get(n), in.raw...).op(byte(opElse))
+	f.out = f.reload(f.writeBack(c).get(d).get(s).get(n).call(f.helper(h))).end()
 }
 
 // piece is how much a bulk instruction does at once, and by how many bits more
@@ -152,7 +170,7 @@ func (w *rewriter) bulk(h helper) []byte {
 	default:
 		c = advance(advance(instr(c), dst), src)
 	}
-	return c.get(count).get(piece).op(i32Sub).local(localTee, count).brIf(0).end().end()
+	return c.get(count).get(piece).op(i32Sub).tee(count).brIf(0).end().end()
 }
 
 // spaces push the size of what a bulk instruction writes to, and of what it

@@ -32,10 +32,7 @@ func (m *module) calls(r *reader) (out []uint32, err error) {
 			out = append(out, node)
 		}
 	}
-	for n := r.count(); n > 0 && r.err == nil; n-- {
-		r.u32()
-		r.bytes(1)
-	}
+	m.locals(r)
 	for r.more() {
 		switch in := m.instr(r); in.op {
 		case opCallIndirect:

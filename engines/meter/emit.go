@@ -2,16 +2,15 @@ package meter
 
 // Opcodes that are written and never looked at.
 const (
-	localGet     = 0x20
-	localSet     = 0x21
-	localTee     = 0x22
 	memorySize   = 0x3f
 	i32LtU       = 0x49
 	i32GtU       = 0x4b
 	i64LtS       = 0x53
+	i64GeS       = 0x59
 	i64GtU       = 0x56
 	i32Add       = 0x6a
 	i32Sub       = 0x6b
+	i32And       = 0x71
 	i32Or        = 0x72
 	i32GeU       = 0x4f
 	i32LeU       = 0x4d
@@ -29,18 +28,18 @@ const (
 // it with more at its end.
 type code []byte
 
-func (c code) op(ops ...byte) code          { return append(c, ops...) }
-func (c code) i32(v int32) code             { return sleb(append(c, byte(opI32Const)), int64(v)) }
-func (c code) i64(v int64) code             { return sleb(append(c, 0x42), v) }
-func (c code) local(op byte, i uint32) code { return uleb(append(c, op), i) }
-func (c code) get(local uint32) code        { return c.local(localGet, local) }
-func (c code) set(local uint32) code        { return c.local(localSet, local) }
-func (c code) globalGet(i uint32) code      { return uleb(append(c, byte(opGlobalGet)), i) }
-func (c code) globalSet(i uint32) code      { return uleb(append(c, byte(opGlobalSet)), i) }
-func (c code) call(fn uint32) code          { return uleb(append(c, byte(opCall)), fn) }
-func (c code) br(depth uint32) code         { return uleb(append(c, byte(opBr)), depth) }
-func (c code) brIf(depth uint32) code       { return uleb(append(c, byte(opBrIf)), depth) }
-func (c code) end() code                    { return append(c, byte(opEnd)) }
+func (c code) op(ops ...byte) code     { return append(c, ops...) }
+func (c code) i32(v int32) code        { return sleb(append(c, byte(opI32Const)), int64(v)) }
+func (c code) i64(v int64) code        { return sleb(append(c, 0x42), v) }
+func (c code) get(local uint32) code   { return uleb(append(c, byte(opLocalGet)), local) }
+func (c code) set(local uint32) code   { return uleb(append(c, byte(opLocalSet)), local) }
+func (c code) tee(local uint32) code   { return uleb(append(c, byte(opLocalTee)), local) }
+func (c code) globalGet(i uint32) code { return uleb(append(c, byte(opGlobalGet)), i) }
+func (c code) globalSet(i uint32) code { return uleb(append(c, byte(opGlobalSet)), i) }
+func (c code) call(fn uint32) code     { return uleb(append(c, byte(opCall)), fn) }
+func (c code) br(depth uint32) code    { return uleb(append(c, byte(opBr)), depth) }
+func (c code) brIf(depth uint32) code  { return uleb(append(c, byte(opBrIf)), depth) }
+func (c code) end() code               { return append(c, byte(opEnd)) }
 
 // block opens a block, loop or if without parameters or results.
 func (c code) block(op opcode) code { return append(c, byte(op), emptyBlock) }

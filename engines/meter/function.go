@@ -15,19 +15,31 @@ import (
 //
 // A loop becomes two:
 //
-//	loop          ;; entered when the slice is spent
-//	  check       ;; refill if the slice does not cover the segment
-//	  loop        ;; branches go here
-//	    head      ;; leave for the outer loop if the slice does not cover it, else pay
-//	    …
+//	block done
+//	  loop               ;; entered again when the slice is spent
+//	    refill           ;; if the slice does not cover the segment
+//	    block spent
+//	      loop           ;; branches go here
+//	        head         ;; leave by spent if the slice does not cover the segment, else pay
+//	        …
+//	      end
+//	      br done
+//	    end
+//	    br 0
 //	  end
 //	end
 //
 // so that no call stands in the inner one, round which an engine would have to
-// save its registers.
+// save its registers. That nothing else goes where spent does lets wazero
+// compare and branch in one.
 type function struct {
 	*rewriter
 	index  int // in the original
+	typ    engines.FuncType
+	survey        // zero if nothing is metered
+	quiet  bool   // it does not charge itself
+	deep   bool   // its calls count towards depth
+	own    uint32 // local variables and parameters; those that are added come after
 	out    code
 	marks  []mark
 	costs  []int64 // of each segment
@@ -44,8 +56,13 @@ type frame struct {
 	innermost uint32 // label that branches to it go to, counted from the outermost
 	labels    uint32 // that it has in the output
 	outer     int    // segment that it began in
+	seg       int    // of a loop, its first
 	dead      bool   // as it began
 	targeted  bool   // there is a branch to it
+	// Of a loop:
+	turns int    // to be written, this one included
+	body  int    // where it is in the function
+	same  []byte // the type of a block that keeps its parameters
 }
 
 // mark is a place in the output where charging code belongs. The cost of its
@@ -59,32 +76,25 @@ type mark struct {
 type markKind byte
 
 const (
-	markPay   markKind = iota // pay, and let a later check find what is owed
-	markEntry                 // refill if need be, and pay
-	markCheck                 // refill if need be
-	markHead                  // leave for the loop around if need be, and pay
+	markPay    markKind = iota // pay, and let a later check find what is owed
+	markEntry                  // refill if need be, and pay
+	markHead                   // branch to spent if need be, and pay
+	markRefill                 // refill
 )
 
 // rewrite appends the function's size and code to dst.
 func (f *function) rewrite(dst []byte, r *reader) ([]byte, error) {
-	start := r.pos
-	for n, locals := r.count(), int64(0); n > 0 && r.err == nil; n-- {
-		locals += int64(r.u32())
-		r.bytes(1)
-		r.limit("local variables in one function", locals, int64(f.limits.Locals))
-	}
+	f.typ = f.module.types[f.funcs[f.index]]
+	groups, locals, declared := f.locals(r)
+	f.own = uint32(len(f.typ.Params)) + locals
 	if r.err != nil {
 		return nil, r.err
 	}
-	declared := r.data[start:r.pos]
 	f.open(opBlock, 1)
 	f.begin(markEntry)
 	f.enter()
 	for len(f.frames) > 0 && r.err == nil {
 		in := f.instr(r)
-		if in.op == opRefFunc && r.err == nil && !f.addressed[in.imm[0]] {
-			r.failf("a reference is taken of function %d, which no export, element or global declares", in.imm[0])
-		}
 		if r.err == nil {
 			f.add(r, &in)
 		}
@@ -95,8 +105,43 @@ func (f *function) rewrite(dst []byte, r *reader) ([]byte, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	body := append(append(make([]byte, 0, len(f.out)+len(declared)+16*len(f.marks)), declared...), f.spliced()...)
-	return str(dst, body), nil
+	body := make([]byte, 0, len(f.out)+len(declared)+24*len(f.marks))
+	added := f.added()
+	body = uleb(body, groups+uint32(len(added)))
+	body = append(body, declared...)
+	for _, g := range added {
+		body = append(body, g.n, byte(g.typ))
+	}
+	return str(dst, append(body, f.spliced()...)), nil
+}
+
+// localGroup are local variables of one type.
+type localGroup struct {
+	n   byte
+	typ engines.ValueType
+}
+
+// added are the local variables that come after the function's own: operands
+// of a copy, then the counter.
+func (f *function) added() (groups []localGroup) {
+	if f.copies {
+		groups = append(groups, localGroup{3, engines.I32})
+	}
+	if f.cached {
+		groups = append(groups, localGroup{1, engines.I64})
+	}
+	return groups
+}
+
+// operand is the local that holds an operand of a copy, and cache the one that
+// holds the counter.
+func (f *function) operand(i uint32) uint32 { return f.own + i }
+
+func (f *function) cache() uint32 {
+	if f.copies {
+		return f.own + 3
+	}
+	return f.own
 }
 
 func (f *function) open(op opcode, labels uint32) {
@@ -144,11 +189,7 @@ func (f *function) label(r *reader, depth uint32) uint32 {
 
 // add writes one instruction.
 func (f *function) add(r *reader, in *instr) {
-	switch in.op {
-	case opBlock, opLoop, opElse, opEnd:
-	default:
-		f.pay(1)
-	}
+	f.pay(in.cost())
 	switch in.op {
 	case opBlock:
 		f.out = append(f.out, in.raw...)
@@ -166,7 +207,7 @@ func (f *function) add(r *reader, in *instr) {
 		top.targeted = true // by the branch that is not taken
 		f.line()
 	case opEnd:
-		f.close()
+		f.close(r)
 	case opBr, opBrIf:
 		f.out = uleb(append(f.out, byte(in.op)), f.label(r, in.imm[0]))
 		f.branched(in.op == opBr)
@@ -182,13 +223,48 @@ func (f *function) add(r *reader, in *instr) {
 	case opUnreachable:
 		f.out = append(f.out, in.raw...)
 		f.branched(true)
+	case opCall, opCallIndirect:
+		f.call(in)
+	case opRefFunc:
+		if !f.addressed[in.imm[0]] {
+			r.failf("a reference is taken of function %d, which no export, element or global declares", in.imm[0])
+		}
+		f.out = f.plain(f.out, in)
+	case opLocalGet, opLocalSet, opLocalTee:
+		if in.imm[0] >= f.own {
+			r.failf("local variable %d is named, and there are %d", in.imm[0], f.own)
+		}
+		f.out = append(f.out, in.raw...)
 	default:
-		f.perform(in)
+		if f.metered && in.op.bulk() {
+			f.bulkInstr(in)
+		} else {
+			f.out = f.plain(f.out, in)
+		}
 	}
 	f.prev = instr{}
 	if in.op == opI32Const {
 		f.prev = *in
 	}
+}
+
+// call writes a call. What is called may spend from the counter, unless it is
+// known to leave that to its caller.
+func (f *function) call(in *instr) {
+	if !f.metered {
+		f.out = f.plain(f.out, in)
+		return
+	}
+	if in.op == opCall {
+		if s := f.surveyOf(in.imm[0]); s != nil && s.cost > 0 {
+			f.pay(s.cost)
+			f.out = f.plain(f.out, in)
+			return
+		}
+	} else if !f.plan.Fuel {
+		f.pay(indirectCost)
+	}
+	f.out = f.reload(f.plain(f.writeBack(f.out), in))
 }
 
 func (f *function) nest(r *reader, op opcode, labels uint32) {
@@ -202,23 +278,81 @@ func (f *function) loop(r *reader, in *instr) {
 		f.nest(r, opLoop, 1)
 		return
 	}
-	f.out = append(f.out, in.raw...)
-	f.nest(r, opLoop, 2)
-	f.begin(markCheck)
-	f.out = append(f.out, in.raw...)
+	typ := in.raw[1:]
+	same := f.same(typ)
+	f.out = append(append(f.out, byte(opBlock)), typ...)
+	f.out = append(append(f.out, byte(opLoop)), typ...)
+	f.nest(r, opLoop, 4)
+	f.begin(markRefill)
+	f.out = append(append(f.out, byte(opBlock)), same...)
+	f.out = append(append(f.out, byte(opLoop)), typ...)
 	f.mark(markHead)
+	top := &f.frames[len(f.frames)-1]
+	top.turns, top.body, top.same = f.turns[0], r.pos, same
+	f.turns = f.turns[1:]
+	f.turn(top)
+}
+
+// turn begins a turn of a loop that is written out. All but the last are in a
+// block, and what branches to the loop there goes on with the next:
+//
+//	loop
+//	  head
+//	  block
+//	    …
+//	    br done
+//	  end
+//	  …          ;; the last
+//	end
+func (f *function) turn(top *frame) {
+	if top.turns == 1 {
+		return
+	}
+	f.out = append(append(f.out, byte(opBlock)), top.same...)
+	top.labels++
+	top.innermost++
+	f.labels++
+}
+
+// turned ends a turn but the last, and goes back in the original for the next.
+func (f *function) turned(r *reader, top *frame) {
+	f.out = f.out.br(4).end()
+	top.labels--
+	top.innermost--
+	f.labels--
+	top.turns--
+	r.pos = top.body
+	f.dead = top.dead
+	f.line()
+	f.turn(top)
+}
+
+// same is the type of a block that has the parameters of one of type typ, and
+// the same as results.
+func (f *function) same(typ []byte) []byte {
+	id := (&reader{data: typ}).signed(33)
+	if id < 0 || len(f.module.types[id].Params) == 0 {
+		return []byte{emptyBlock}
+	}
+	params := f.module.types[id].Params
+	return sleb(nil, int64(f.typeID(engines.FuncType{Params: params, Results: params})))
 }
 
 // close ends the innermost block.
-func (f *function) close() {
+func (f *function) close(r *reader) {
+	if top := &f.frames[len(f.frames)-1]; top.turns > 1 {
+		f.turned(r, top)
+		return
+	}
 	top := f.frames[len(f.frames)-1]
 	f.frames = f.frames[:len(f.frames)-1]
 	if len(f.frames) == 0 {
 		f.exit()
 		return
 	}
-	for range top.labels {
-		f.out = f.out.end()
+	f.out = f.out.end()
+	if top.op == opLoop && f.metered {
+		f.out = f.out.br(2).end().br(0).end().end()
 	}
 	f.labels -= top.labels
 	f.dead = top.dead
@@ -245,74 +379,111 @@ func (f *function) spliced() []byte {
 	for _, m := range f.marks {
 		out = append(out, f.out[from:m.at]...)
 		from = m.at
-		if cost := f.costs[m.seg]; cost > 0 {
-			out = f.charge(out, m.kind, cost)
+		if f.metered && !f.quiet {
+			out = f.charge(out, m.kind, f.costs[m.seg])
 		}
 	}
 	return append(out, f.out[from:]...)
 }
 
+// charge appends what charges a segment.
 func (f *function) charge(c code, kind markKind, cost int64) code {
-	if !f.metered {
+	if kind == markEntry && f.cached {
+		c = c.globalGet(f.counter()).set(f.cache())
+	}
+	if cost == 0 {
 		return c
 	}
-	counter := f.counter()
-	switch kind {
-	case markEntry, markCheck:
-		c = c.globalGet(counter).i64(cost).op(i64LtS).block(opIf).i64(cost).call(f.refill()).end()
-	case markHead:
-		c = c.globalGet(counter).i64(cost).op(i64LtS).brIf(1)
+	if kind == markHead {
+		c = f.left(c).i64(cost).op(i64LtS).brIf(1)
+	} else if kind != markPay {
+		c = f.left(c).i64(cost).op(i64LtS).block(opIf)
+		c = f.setLeft(f.left(c.globalGet(f.id())).i64(cost).call(f.grant())).end()
 	}
-	if kind != markCheck {
-		c = c.globalGet(counter).i64(cost).op(i64Sub).globalSet(counter)
+	if kind != markRefill {
+		c = f.setLeft(f.left(c).i64(cost).op(i64Sub))
 	}
 	return c
 }
 
-// enter writes what the function begins with when depth is counted: the body
-// becomes a block, which all ways out of the function leave by its end.
-func (f *function) enter() {
-	if !f.deep() {
-		return
+// left and setLeft append what gets and sets the counter.
+func (f *function) left(c code) code {
+	if f.cached {
+		return c.get(f.cache())
 	}
-	d := f.depth()
-	f.out = f.out.globalGet(d).i32(int32(min(f.plan.CallDepth, math.MaxInt32))).op(i32GeU).block(opIf).i64(depthSpent).call(f.refill()).end()
-	f.out = f.out.globalGet(d).i32(1).op(i32Add).globalSet(d)
-	f.out = append(append(f.out, byte(opBlock)), f.resultBlock()...)
-	f.frames[0].labels++
-	f.frames[0].innermost++
-	f.labels++
+	return c.globalGet(f.counter())
+}
+
+func (f *function) setLeft(c code) code {
+	if f.cached {
+		return c.set(f.cache())
+	}
+	return c.globalSet(f.counter())
+}
+
+// writeBack and reload stand before and after code that uses the counter.
+func (f *function) writeBack(c code) code {
+	if f.cached {
+		c = c.get(f.cache()).globalSet(f.counter())
+	}
+	return c
+}
+
+func (f *function) reload(c code) code {
+	if f.cached {
+		c = c.globalGet(f.counter()).set(f.cache())
+	}
+	return c
+}
+
+// framed reports whether the body becomes a block, which all ways out of the
+// function leave by its end, where there is something to do.
+func (f *function) framed() bool { return f.cached || f.deep }
+
+// enter writes what comes before the body.
+func (f *function) enter() {
+	if f.deep {
+		d := f.depth()
+		f.out = f.out.globalGet(d).i32(int32(min(f.plan.CallDepth, math.MaxInt32))).op(i32GeU).block(opIf).i64(depthSpent).call(f.refill()).end()
+		f.out = f.out.globalGet(d).i32(1).op(i32Add).globalSet(d)
+	}
+	if f.framed() {
+		f.out = append(append(f.out, byte(opBlock)), f.resultBlock()...)
+		f.frames[0].labels++
+		f.frames[0].innermost++
+		f.labels++
+	}
 }
 
 // leave writes a return.
 func (f *function) leave(r *reader) {
-	if !f.deep() {
+	if f.framed() {
+		f.out = f.out.br(f.label(r, uint32(len(f.frames)-1)))
+	} else {
 		f.out = append(f.out, byte(opReturn))
-		return
 	}
-	f.out = f.out.br(f.label(r, uint32(len(f.frames)-1)))
 }
 
-// exit writes the end of the function.
+// exit writes what comes after the body.
 func (f *function) exit() {
-	if f.deep() {
+	if f.framed() {
+		f.out = f.writeBack(f.out.end())
+	}
+	if f.deep {
 		d := f.depth()
-		f.out = f.out.end().globalGet(d).i32(1).op(i32Sub).globalSet(d)
+		f.out = f.out.globalGet(d).i32(1).op(i32Sub).globalSet(d)
 	}
 	f.out = f.out.end()
 }
 
-// deep reports whether calls of the function count towards depth.
-func (f *function) deep() bool { return f.cyclic != nil && f.cyclic[f.index-f.imported] }
-
 // resultBlock is the type of a block without parameters and with the function's results.
 func (f *function) resultBlock() []byte {
-	results := f.module.types[f.funcs[f.index]].Results
-	switch len(results) {
+	switch results := f.typ.Results; len(results) {
 	case 0:
 		return []byte{emptyBlock}
 	case 1:
 		return []byte{byte(results[0])}
+	default:
+		return sleb(nil, int64(f.typeID(engines.FuncType{Results: results})))
 	}
-	return sleb(nil, int64(f.typeID(engines.FuncType{Results: results})))
 }

@@ -13,7 +13,7 @@ type Limits struct {
 	Exports       int // 100,000
 	Functions     int // imported and defined; 200,000
 	FunctionBytes int // of one function; 8 MiB
-	Locals        int // of one function, without parameters; 50,000
+	Locals        int // of one function, without parameters; 49,990: some are added
 	Values        int // parameters of a function type, or results; 1,000
 	Nesting       int // of blocks in a function; 20,000
 	Globals       int // 100,000
@@ -35,7 +35,7 @@ func (l Limits) withDefaults() Limits {
 		{&l.Exports, 100_000},
 		{&l.Functions, 200_000},
 		{&l.FunctionBytes, 8 << 20},
-		{&l.Locals, 50_000},
+		{&l.Locals, 49_990},
 		{&l.Values, 1_000},
 		{&l.Nesting, 20_000},
 		{&l.Globals, 100_000},

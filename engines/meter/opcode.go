@@ -32,6 +32,9 @@ const (
 	opReturn       opcode = 0x0f
 	opCall         opcode = 0x10
 	opCallIndirect opcode = 0x11
+	opLocalGet     opcode = 0x20
+	opLocalSet     opcode = 0x21
+	opLocalTee     opcode = 0x22
 	opGlobalGet    opcode = 0x23
 	opGlobalSet    opcode = 0x24
 	opMemoryGrow   opcode = 0x40
@@ -111,7 +114,7 @@ var instructions = []struct {
 	{0xd1, 0xd1, nil}, // ref.is_null
 	{0xd2, 0xd2, []immediate{immFunc}},
 
-	{misc | 0, misc | 7, nil}, // saturating conversions
+	{misc, misc | 7, nil}, // saturating conversions
 	{misc | 8, misc | 8, []immediate{immData, immMemory}},
 	{misc | 9, misc | 9, []immediate{immData}},
 	{misc | 10, misc | 10, []immediate{immMemory, immMemory}},
@@ -121,7 +124,7 @@ var instructions = []struct {
 	{misc | 14, misc | 14, []immediate{immTable, immTable}},
 	{misc | 15, misc | 17, []immediate{immTable}}, // table.grow, size, fill
 
-	{simd | 0, simd | 11, []immediate{immMemArg}},
+	{simd, simd | 11, []immediate{immMemArg}},
 	{simd | 12, simd | 13, []immediate{imm16}}, // v128.const, i8x16.shuffle
 	{simd | 14, simd | 20, nil},
 	{simd | 21, simd | 34, []immediate{imm1}}, // extract and replace lane
@@ -274,7 +277,10 @@ func (m *module) immediate(r *reader, kind immediate, in *instr) uint32 {
 	case immTable:
 		return r.index(len(m.tables), "table")
 	case immMemory:
-		return r.index(m.memories, "memory")
+		// A byte that is reserved, not yet an index.
+		if b := r.byte(); b != 0 || m.memories == 0 {
+			r.failf("memory %d is named, and there are %d", b, m.memories)
+		}
 	case immData:
 		if !m.hasDataCount {
 			r.failf("a data segment is named, and there is no data count section")

@@ -43,8 +43,9 @@ const depthSpent = -1
 // rewriter writes a module anew.
 type rewriter struct {
 	*module
-	plan   plan
-	cyclic []bool // functions defined that count call depth
+	plan    plan
+	cyclic  []bool   // functions defined that count call depth; nil if none does
+	surveys []survey // of the functions defined
 
 	// What is added to the module, each once.
 	types     []engines.FuncType
@@ -74,6 +75,11 @@ func rewrite(wasm []byte, p plan, lim Limits) (*rewritten, error) {
 	w := &rewriter{module: m, plan: p, typeIDs: make(map[string]uint32), helperIDs: make(map[helper]uint32)}
 	if p.CallDepth > 0 {
 		if w.cyclic, err = m.cycles(); err != nil {
+			return nil, err
+		}
+	}
+	if m.metered {
+		if err := w.survey(); err != nil {
 			return nil, err
 		}
 	}
@@ -181,7 +187,10 @@ func (w *rewriter) code() ([]byte, error) {
 		w.helper(helper{})
 	}
 	for i, body := range w.bodies {
-		f := function{rewriter: w, index: w.imported + i}
+		f := function{rewriter: w, index: w.imported + i, deep: w.cyclic != nil && w.cyclic[i]}
+		if w.metered {
+			f.survey, f.quiet = w.surveys[i], w.surveys[i].cost > 0
+		}
 		var err error
 		if out, err = f.rewrite(out, body.reader()); err != nil {
 			return nil, fmt.Errorf("function %d: %w", w.imported+i, err)

@@ -1,0 +1,117 @@
+package meter
+
+// survey is what must be known of a function before it, and those that call it,
+// are rewritten.
+type survey struct {
+	// cached says that the counter is kept in a local while the function runs:
+	// memory that is written and read again in each turn would set the pace of a
+	// short loop. It is worth its while only in a function with loops.
+	cached bool
+	// cost is what the function is charged by its callers, which know it: it
+	// does not charge itself. 0 if it does.
+	cost int64
+	// copies says that there are instructions on memory of some length: they
+	// take locals for their operands.
+	copies bool
+	// turns are for each loop, in order, how many turns of it are written out.
+	turns []int
+}
+
+// A loop without loops inside is written out several times, so that the
+// counter is looked at once in as many turns.
+const (
+	turnsCost = 128 // of all turns that are written out, at most
+	maxTurns  = 16
+)
+
+// quietCost is the most that a function may cost that is charged by its
+// callers. One that is called indirectly is charged indirectCost instead.
+const (
+	quietCost    = 64
+	indirectCost = 8
+)
+
+// survey reads the functions defined.
+func (w *rewriter) survey() error {
+	w.surveys = make([]survey, len(w.bodies))
+	for i, body := range w.bodies {
+		r := body.reader()
+		w.locals(r)
+		s := &w.surveys[i]
+		quiet := !w.plan.Fuel && w.cyclic == nil
+		var open []int // blocks: the index of a loop, else -1
+		inner := -1    // the loop entered last, if none has ended since
+		before := int64(0)
+		for r.more() {
+			in := w.instr(r)
+			switch in.op {
+			case opBlock, opIf:
+				open = append(open, -1)
+			case opLoop:
+				s.cached, quiet = true, false
+				inner, before = len(s.turns), s.cost
+				open = append(open, inner)
+				s.turns = append(s.turns, 1)
+			case opEnd:
+				if len(open) == 0 {
+					break // of the function
+				}
+				ended := open[len(open)-1]
+				open = open[:len(open)-1]
+				if ended < 0 {
+					break
+				}
+				if ended == inner {
+					s.turns[ended] = int(max(1, min(maxTurns, turnsCost/max(1, s.cost-before))))
+				}
+				inner = -1
+			case opCall, opCallIndirect:
+				quiet = false
+			default:
+				quiet = quiet && !in.op.bulk()
+			}
+			s.copies = s.copies || in.op.copies()
+			s.cost += in.cost()
+		}
+		if r.err != nil {
+			return r.err
+		}
+		if !quiet || s.cost > quietCost {
+			s.cost = 0
+		}
+	}
+	return nil
+}
+
+// surveyOf is the survey of a function, nil if it is imported.
+func (w *rewriter) surveyOf(fn uint32) *survey {
+	if int64(fn) < int64(w.imported) {
+		return nil
+	}
+	return &w.surveys[fn-uint32(w.imported)]
+}
+
+// locals reads the local variables that a function declares. It returns how
+// many groups of how many variables there are, and the groups as written.
+func (m *module) locals(r *reader) (groups, locals uint32, declared []byte) {
+	groups = r.count()
+	start := r.pos
+	for range groups {
+		n := r.u32()
+		r.bytes(1)
+		if !r.limit("local variables in one function", int64(locals)+int64(n), int64(m.limits.Locals)) {
+			return 0, 0, nil
+		}
+		locals += n
+	}
+	return groups, locals, r.data[start:r.pos]
+}
+
+// cost is what the instruction costs, beside what it costs by a length.
+func (in *instr) cost() int64 {
+	switch in.op {
+	case opBlock, opLoop, opElse, opEnd:
+		return 0
+	}
+	return 1
+}
