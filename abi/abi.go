@@ -7,6 +7,7 @@
 package abi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -177,8 +178,10 @@ func failure(err error) *SyscallError {
 		return Fail(CodePermission, "%v", err)
 	case errors.Is(err, fs.ErrClosed):
 		return Fail(CodeBadHandle, "%v", err)
-	case isDeadline(err):
+	case errors.Is(err, context.DeadlineExceeded):
 		return Fail(CodeTimeout, "%v", err)
+	case errors.Is(err, context.Canceled):
+		return Fail(CodeInterrupted, "%v", err)
 	case errors.As(err, &en) && en == syscall.ENOSPC:
 		return Fail(CodeNoSpace, "%v", err)
 	}

@@ -524,6 +524,4 @@ func unrecorded(err error) string {
 	return fmt.Sprintf("the audit log cannot be written, so nothing is carried out: %v", err)
 }
 
-func isDeadline(err error) bool { return errors.Is(err, context.DeadlineExceeded) }
-
 func utoa(n uint64) string { return strconv.FormatUint(n, 10) }

@@ -335,6 +335,21 @@ func TestPrivilegedWaitsForTheDisk(t *testing.T) {
 	}
 }
 
+// TestCancelledSyscallIsInterrupted: whose caller has gone gets EINTR, not a
+// report of a broken disk.
+func TestCancelledSyscallIsInterrupted(t *testing.T) {
+	w := newWorld(t, zta.Enforce, everything, allowAll)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, name := range []string{"blocks", "time_get"} {
+		args := map[string][]string{"time_get": {"wall"}}[name]
+		res := w.gate.SecureSyscall(ctx, &SyscallContext{Subject: w.subject, Syscall: name, Args: args})
+		if res.Status != Failure || res.Err.Code != CodeInterrupted {
+			t.Errorf("%s: %+v, %v", name, res, res.Err)
+		}
+	}
+}
+
 func TestHandlerPanicIsAFailure(t *testing.T) {
 	w := newWorld(t, zta.Enforce, everything, allowAll)
 	if res := w.do("boom"); res.Status != Failure || !strings.Contains(res.Err.Message, "panicked") {
