@@ -21,8 +21,12 @@ import (
 const roleEnv = "WORKER_TEST_ROLE"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "echo" {
+		echoSocket(os.Args[2])
+		os.Exit(0)
+	}
 	if name := os.Getenv(roleEnv); name != "" {
-		if err := worker.Serve(roles[name]); err != nil {
+		if err := roles[name](); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -93,6 +97,16 @@ func role(t testing.TB, name string) worker.Config {
 	}
 	cfg.Env = map[string]string{roleEnv: name}
 	return cfg
+}
+
+// command runs this program with other arguments.
+func command(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exec.Command(path, args...)
 }
 
 func newEngine(t testing.TB, cfg worker.Config) engines.WasmEngine {

@@ -57,21 +57,24 @@ func Serve(newEngine func() (engines.WasmEngine, error)) error {
 	if err != nil {
 		return err
 	}
-	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: os.Stderr, JSONFormat: true})
-	s := &server{engine: e, modules: map[uint32]engines.Module{}, instances: map[uint32]engines.Instance{}, hosts: map[uint32]namedHost{}, sessions: map[uint32]*session{}}
+	serve(newServer(e))
+	return nil // the process ends, and with it all that the engine holds
+}
+
+// serve has go-plugin do the handshake, and serve until the kernel ends it.
+func serve(c connector) {
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig:  plugin.HandshakeConfig{ProtocolVersion: protocolVersion, MagicCookieKey: cookieKey, MagicCookieValue: cookieValue},
-		VersionedPlugins: map[int]plugin.PluginSet{protocolVersion: {"engine": servedPlugin{server: s}}}, // the name is not sent
-		Logger:           log,
+		VersionedPlugins: map[int]plugin.PluginSet{protocolVersion: {"engine": servedPlugin{connector: c}}}, // the name is not sent
+		Logger:           hclog.New(&hclog.LoggerOptions{Level: hclog.Warn, Output: stderr, JSONFormat: true}),
 		GRPCServer:       plugin.DefaultGRPCServer,
 	})
-	return nil // the process ends, and with it all that the engine holds
 }
 
 // servedPlugin registers the one service of a worker with go-plugin.
 type servedPlugin struct {
 	plugin.NetRPCUnsupportedPlugin
-	server *server
+	connector
 }
 
 // GRPCServer implements plugin.GRPCPlugin.
@@ -90,7 +93,7 @@ func (p servedPlugin) GRPCServer(_ *plugin.GRPCBroker, g *grpc.Server) error {
 				return wrapperspb.Bytes(out), err
 			},
 		}},
-	}, p.server)
+	}, p.connector)
 	return nil
 }
 
@@ -99,6 +102,7 @@ func (servedPlugin) GRPCClient(context.Context, *plugin.GRPCBroker, *grpc.Client
 	return nil, errors.New("a worker serves an engine, it does not start one")
 }
 
+// connector is what a worker does when the kernel asks it to connect.
 type connector interface {
 	connect(ctx context.Context, request []byte) ([]byte, error)
 }
@@ -121,6 +125,13 @@ type namedHost struct {
 	*engines.HostModule
 }
 
+func newServer(e engines.WasmEngine) *server {
+	return &server{
+		engine: e, modules: make(map[uint32]engines.Module), instances: make(map[uint32]engines.Instance),
+		hosts: make(map[uint32]namedHost), sessions: make(map[uint32]*session),
+	}
+}
+
 // connect is asked for once: the request is the token that the control
 // connection must begin with, and the path of the socket to dial.
 func (s *server) connect(ctx context.Context, request []byte) ([]byte, error) {
@@ -134,24 +145,34 @@ func (s *server) connect(ctx context.Context, request []byte) ([]byte, error) {
 	if again {
 		return nil, errors.New("the worker is connected already")
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", string(request[tokenSize:]))
+	c, err := dial(ctx, request[:tokenSize], string(request[tokenSize:]))
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.Write(request[:tokenSize]); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	go s.control(c.(*net.UnixConn)) // it ends with the process
+	go s.control(c, func(id uint32, f *os.File) { go s.open(id, f).serve() }) // it ends with the process
 	info := s.engine.Info()
 	return json.Marshal(hello{Name: info.Name, Version: info.Version, Features: info.Features})
 }
 
-// control obeys the kernel's control frames. Where they end so does the
-// kernel's need of this process.
-func (s *server) control(c *net.UnixConn) {
+// dial makes the control connection.
+func dial(ctx context.Context, token []byte, path string) (*net.UnixConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Write(token); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c.(*net.UnixConn), nil
+}
+
+// control obeys the kernel's control frames; open takes the connections that
+// come with them. Where the frames end so does the kernel's need of this
+// process.
+func (s *server) control(c *net.UnixConn, open func(id uint32, f *os.File)) {
 	var b [controlSize]byte
 	for {
 		f, err := receive(c, b[:])
@@ -164,7 +185,7 @@ func (s *server) control(c *net.UnixConn) {
 		d := decoder{b: b[:]}
 		switch kind, id, seq := d.byte(), d.uint32(), d.uint32(); {
 		case kind == controlOpen && f != nil:
-			go s.open(id, f).serve()
+			open(id, f)
 		case kind == controlCancel && f == nil:
 			s.mu.Lock()
 			t := s.sessions[id]
@@ -178,9 +199,13 @@ func (s *server) control(c *net.UnixConn) {
 	}
 }
 
+// stderr is the process's own: go-plugin puts a pipe in its place, and what is
+// in that when the process ends is lost.
+var stderr = os.Stderr
+
 // fatal ends a worker whose kernel cannot be understood.
 func fatal(err error) {
-	fmt.Fprintf(os.Stderr, "worker: %v\n", err)
+	fmt.Fprintf(stderr, "worker: %v\n", err)
 	os.Exit(1)
 }
 
