@@ -456,6 +456,26 @@ func TestInterruptNested(t *testing.T) {
 	}
 }
 
+// Calls back and forth between host and guest without end take the stack of
+// one thread: they end in a trap, not in the process's end.
+func TestEndlessReentry(t *testing.T) {
+	e := newEngine(t)
+	defer e.Close()
+	m := new(asm.Module)
+	back := m.ImportFunc("env", "back", toNothing)
+	m.Func("f", toNothing, asm.Code{}.Call(back))
+	var f engines.Func
+	inst := load(t, e, m, host(engines.HostFunction{
+		Name: "back", Type: toNothing,
+		Call: func(ctx context.Context, _ engines.Caller, _ []uint64) error { return f.Call(ctx, nil) },
+	}))
+	f = function(t, inst, "f")
+	err := f.Call(t.Context(), nil)
+	if trap, ok := errors.AsType[*engines.Trap](err); !ok || trap.Class != engines.TrapStackExhausted {
+		t.Errorf("f = %v, want an exhausted stack", err)
+	}
+}
+
 // Closing the engine ends its goroutine.
 func TestCloseEndsTicker(t *testing.T) {
 	before := runtime.NumGoroutine()
