@@ -56,7 +56,6 @@ type frame struct {
 	innermost uint32 // label that branches to it go to, counted from the outermost
 	labels    uint32 // that it has in the output
 	outer     int    // segment that it began in
-	seg       int    // of a loop, its first
 	dead      bool   // as it began
 	targeted  bool   // there is a branch to it
 	// Of a loop:

@@ -167,7 +167,7 @@ func (i *instance) spend(ctx context.Context, f engines.Func, stack []uint64) er
 		return ownTrap(f.Call(ctx, stack))
 	}
 	a := &i.own
-	first := min(slice, i.compiled.fuel)
+	first := min(minSlice, i.compiled.fuel)
 	a.left, a.holders = i.compiled.fuel-first, append(a.holders[:0], i)
 	i.account = a
 	if err := i.counter.Set(uint64(first)); err != nil {

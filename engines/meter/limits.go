@@ -18,7 +18,7 @@ type Limits struct {
 	Nesting       int // of blocks in a function; 20,000
 	Globals       int // 100,000
 	Tables        int // 100
-	TableEntries  int // that all tables can grow to together; 10,000,000
+	TableEntries  int // that all tables can grow to together; 1,000,000
 	Segments      int // of data, and of elements; 100,000
 	NameBytes     int // of the name section, dropped if it is larger; 16 MiB
 }
@@ -40,7 +40,7 @@ func (l Limits) withDefaults() Limits {
 		{&l.Nesting, 20_000},
 		{&l.Globals, 100_000},
 		{&l.Tables, 100},
-		{&l.TableEntries, 10_000_000},
+		{&l.TableEntries, 1_000_000},
 		{&l.Segments, 100_000},
 		{&l.NameBytes, 16 << 20},
 	} {

@@ -39,10 +39,20 @@ import (
 	"forgeone.dev/forgeone/engines/internal/link"
 )
 
-// slice is what is granted at a time, in units. It is short enough that a guest
-// that makes each unit as slow as it can (a page fault in every few) is looked
-// at every few milliseconds, and long enough that looking costs nothing.
-const slice = 1 << 16
+// A slice is what is granted at a time, in units: enough that asking for it
+// costs nothing beside what it lasts, and less towards the end of the time that
+// is left, so that even a guest that makes each unit slow (by a page fault in
+// every few) does not overrun its deadline by more than a fraction of a
+// millisecond.
+const (
+	maxSlice = 1 << 16
+	minSlice = 1 << 10
+	slowUnit = 100 * time.Nanosecond
+)
+
+func slice(left time.Duration) int64 {
+	return max(minSlice, min(maxSlice, int64(left/slowUnit)))
+}
 
 // Wrap returns an engine that compiles with inner what it has rewritten, and
 // holds all of [engines.CompileOptions] itself. It owns inner, and has its name
@@ -119,18 +129,19 @@ func (e *engine) grant(ctx context.Context, _ engines.Caller, stack []uint64) er
 	if need == depthSpent {
 		return &engines.Trap{Class: engines.TrapStackExhausted, Detail: "calls are nested beyond the module's CallDepth"}
 	}
-	if err := interrupted(ctx); err != nil {
+	left, err := timeLeft(ctx)
+	if err != nil {
 		return err
 	}
 	if id == 0 { // no fuel is counted
-		stack[0] = uint64(max(slice, need))
+		stack[0] = uint64(max(slice(left), need))
 		return nil
 	}
 	a := e.account(ctx, id)
 	if a == nil || a.left < need-have {
 		return &engines.Trap{Class: engines.TrapFuel}
 	}
-	give := min(a.left, max(slice, need-have))
+	give := min(a.left, max(slice(left), need-have))
 	a.left -= give
 	stack[0] = uint64(have + give)
 	return nil
@@ -163,17 +174,27 @@ type account struct {
 // accountKey is the key of a linked call's account in its context.
 type accountKey struct{}
 
-// interrupted is the trap of a call whose context is done, else nil. A deadline
-// counts even if the timer behind it has not run: it needs a thread, and guests
-// may have them all.
-func interrupted(ctx context.Context) error {
-	err := ctx.Err()
-	if err == nil {
-		if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
-			err = context.DeadlineExceeded
-		}
+// timeLeft is how long a call may take yet, or the trap of one whose context is
+// done. A deadline counts even if the timer behind it has not run: it needs a
+// thread, and guests may have them all.
+func timeLeft(ctx context.Context) (time.Duration, error) {
+	if err := interrupted(ctx); err != nil {
+		return 0, err
 	}
-	if err != nil {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return math.MaxInt64, nil
+	}
+	left := time.Until(deadline)
+	if left <= 0 {
+		return 0, &engines.Trap{Class: engines.TrapInterrupted, Cause: context.DeadlineExceeded}
+	}
+	return left, nil
+}
+
+// interrupted is the trap of a call whose context is done, else nil.
+func interrupted(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
 		return &engines.Trap{Class: engines.TrapInterrupted, Cause: err}
 	}
 	return nil
