@@ -26,7 +26,7 @@ type wire struct {
 	calls   uint64             // that began, for what a call makes stale
 	depth   uint32             // of host calls under way
 	failure *engines.HostError // what the last host function that failed ended with
-	words   []uint64           // the stacks of the host calls under way
+	stacks  []uint64           // the stacks of the host calls under way
 	waiting atomic.Bool        // for the worker, not for a host function
 }
 
@@ -280,11 +280,11 @@ func (t *wire) hostCall(ctx context.Context, inst *instance, body []byte) error 
 		return t.worker.lost(violation("a call of the host function %d of %d, which the instance was not linked to", index, id))
 	}
 	fn := &b.funcs[index]
-	base := len(t.words)
+	base := len(t.stacks)
 	for range fn.slots {
-		t.words = append(t.words, 0)
+		t.stacks = append(t.stacks, 0)
 	}
-	stack := t.words[base : base+fn.slots : base+fn.slots]
+	stack := t.stacks[base : base+fn.slots : base+fn.slots]
 	d.words(stack[:fn.params])
 	if err := d.done(opHostCall); err != nil {
 		return t.worker.lost(err)
@@ -301,15 +301,14 @@ func (t *wire) hostCall(ctx context.Context, inst *instance, body []byte) error 
 	if caller.memory != nil {
 		caller.memory.dead = true
 	}
-	t.words = t.words[:base]
+	t.stacks = t.stacks[:base]
 	if err != nil {
 		t.failure = &engines.HostError{Module: b.name, Name: fn.Name, Err: err}
 		t.answer(opHostFail)
 		return nil
 	}
 	t.begin(opHostReturn)
-	conn := &t.conn
-	conn.words(stack[:fn.results])
+	t.words(stack[:fn.results])
 	t.end()
 	return nil
 }

@@ -112,3 +112,64 @@ func Requests(e engines.WasmEngine, r io.Reader) error {
 
 // ResidentMemory is of a process, in bytes.
 func ResidentMemory(pid int) uint64 { return residentMemory(pid) }
+
+// Conversation is what a kernel could send: the life of an instance of wasm,
+// whole, and each of its frames.
+func Conversation(wasm []byte) [][]byte {
+	t := &wire{conn: newConn(nil, maxAnswer)}
+	var streams [][]byte
+	last := 0
+	frame := func(op op, body func()) {
+		t.begin(op)
+		body()
+		t.end()
+		streams = append(streams, slices.Clone(t.out[last:]))
+		last = len(t.out)
+	}
+	call := func(cancellable bool) { t.uint32(1); t.bool(cancellable) }
+	frame(opCompile, func() {
+		call(false)
+		t.uint32(1)
+		t.uint32(0)
+		t.bool(false)
+		t.uint64(0)
+		t.uint32(0)
+		t.out = append(t.out, wasm...)
+	})
+	frame(opDefine, func() {
+		t.uint32(2)
+		t.text("env")
+		t.uint32(2)
+		t.text("add")
+		t.types([]engines.ValueType{engines.I32, engines.I32})
+		t.types([]engines.ValueType{engines.I32})
+		t.text("copy")
+		t.types(nil)
+		t.types(nil)
+	})
+	frame(opForget, func() { t.uint32(7) })
+	frame(opInstantiate, func() {
+		call(false)
+		t.uint32(1)
+		t.uint32(3)
+		t.uint32(1)
+		t.uint32(2)
+		t.uint32(0)
+	})
+	frame(opCall, func() { call(true); t.uint32(0); t.words([]uint64{1, 2}) })
+	frame(opWrite, func() { t.uint32(3); t.uint64(8); t.uint64(2); t.out = append(t.out, "hi"...) })
+	frame(opPoke, func() { t.uint32(3); t.uint64(8); t.out = append(t.out, "ho"...) })
+	frame(opRead, func() { t.uint32(3); t.uint64(8); t.uint32(2); t.uint64(2) })
+	frame(opSize, func() { t.uint32(3) })
+	frame(opGrow, func() { t.uint32(3); t.uint32(1) })
+	frame(opCall, func() { call(false); t.uint32(1); t.words([]uint64{1, 2}) })
+	frame(opGet, func() { t.uint32(callerRef) })
+	frame(opSize, func() { t.uint32(callerRef) })
+	frame(opHostReturn, func() { t.words([]uint64{3}) })
+	frame(opGet, func() { t.uint32(0) })
+	frame(opSet, func() { t.uint32(0); t.uint64(1) })
+	frame(opFuelUsed, func() {})
+	frame(opClose, func() {})
+	frame(opDropModule, func() { t.uint32(1) })
+	return append(streams, slices.Clone(t.out))
+}

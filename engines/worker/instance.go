@@ -236,7 +236,7 @@ func (f *function) Call(ctx context.Context, stack []uint64) error {
 	t := i.wire
 	seq := t.beginCall(ctx, opCall)
 	t.uint32(f.export)
-	t.conn.words(stack[:f.params])
+	t.words(stack[:f.params])
 	t.end()
 	op, n, err := t.exchange(ctx, seq, i)
 	if err != nil {

@@ -237,7 +237,7 @@ type session struct {
 	memories []engines.Memory
 	globals  []engines.Global
 	callers  []engines.Memory // of the host calls under way, outermost first
-	words    []uint64         // the stacks of the calls under way
+	stacks   []uint64         // the stacks of the calls under way
 
 	mu    sync.Mutex // guards what follows
 	begun uint32     // the last sequence number that began
@@ -514,14 +514,14 @@ func (t *session) call(d *decoder) error {
 		return violation("a call of export %d, which is no function", export)
 	}
 	typ := &t.exports[export].Type.Func
-	base, slots := len(t.words), typ.Slots()
+	base, slots := len(t.stacks), typ.Slots()
 	stack := t.push(slots)
 	d.words(stack[:wordCount(typ.Params)])
 	if err := d.done(opCall); err != nil {
 		return err
 	}
 	err := t.run(seq, cancellable, export, stack)
-	t.words = t.words[:base]
+	t.stacks = t.stacks[:base]
 	if broken, ok := errors.AsType[*lostError](err); ok {
 		return broken.err
 	}
@@ -529,21 +529,20 @@ func (t *session) call(d *decoder) error {
 		t.writeError(err)
 		return nil
 	}
-	conn := &t.conn
-	conn.begin(opResult)
-	conn.words(stack[:wordCount(typ.Results)])
-	conn.end()
+	t.conn.begin(opResult)
+	t.words(stack[:wordCount(typ.Results)])
+	t.end()
 	return nil
 }
 
 // push makes room for n words on top of the calls under way. The array may be
 // replaced when it grows: who has a part of the old one keeps that.
 func (t *session) push(n int) []uint64 {
-	base := len(t.words)
+	base := len(t.stacks)
 	for range n {
-		t.words = append(t.words, 0)
+		t.stacks = append(t.stacks, 0)
 	}
-	return t.words[base : base+n : base+n]
+	return t.stacks[base : base+n : base+n]
 }
 
 func (t *session) run(seq uint32, cancellable bool, export uint32, stack []uint64) error {
