@@ -119,8 +119,8 @@ func (c *PluginConfig) validate() error {
 			bad("state %q: want pristine or keep", c.State)
 		}
 	}
-	if c.Limits.Fuel != 0 {
-		bad("limits.fuel is not built yet: no engine counts instructions before metering exists; use limits.timeout")
+	if c.Limits.Fuel != 0 && c.NativeLibrary != "" {
+		bad("limits.fuel is for WASM plugins: the instructions of a process are not counted; use limits.timeout")
 	}
 	if c.Limits.Instances < 0 || (c.Limits.Instances > 1 && c.State == StateKeep) {
 		bad("limits.instances %d: want at least 1, and 1 where state is kept", c.Limits.Instances)

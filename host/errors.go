@@ -46,7 +46,7 @@ func (e *TransitionError) Error() string {
 // LimitError is a call that ran into one of its limits.
 type LimitError struct {
 	Plugin string
-	Limit  string // "timeout", "memory", "output"
+	Limit  string // "timeout", "fuel", "output", …
 	Err    error
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"forgeone.dev/forgeone/abi"
 	"forgeone.dev/forgeone/capability"
@@ -51,6 +52,16 @@ func ExampleWasmHost() {
 // Load a plugin with capabilities and take it through its life.
 func ExamplePluginHost() {
 	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "forgeone-example-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "my_plugin.wasm")
+	if err := os.WriteFile(path, addModule, 0o600); err != nil {
+		panic(err)
+	}
+
 	var registry abi.SyscallRegistry
 	if err := registry.Register(syscalls.Registrations(syscalls.Options{})...); err != nil {
 		panic(err)
@@ -58,7 +69,7 @@ func ExamplePluginHost() {
 	h, err := host.NewPluginHost(
 		host.WithEngine(wazero.New),
 		host.WithSyscalls(&registry),
-		host.WithPolicies(zta.Enforce, zta.Policy{Name: "runtime", Syscalls: []string{"time_*", "random_get", "stdio_write"}}),
+		host.WithPolicies(zta.Enforce, zta.Policy{Name: "files", Syscalls: []string{"file_*"}}),
 	)
 	if err != nil {
 		panic(err)
@@ -67,7 +78,7 @@ func ExamplePluginHost() {
 	defer h.Close(ctx)
 
 	capabilities, err := capability.New(capability.Grant{
-		Syscalls: []string{"read_file", "write_file", "time_*", "random_get", "stdio_write"},
+		Syscalls: []string{"read_file", "write_file"},
 	})
 	if err != nil {
 		panic(err)
@@ -75,7 +86,7 @@ func ExamplePluginHost() {
 	id, err := h.LoadPlugin(ctx, host.PluginConfig{
 		Name:         "my_plugin",
 		Version:      "1.0.0",
-		WasmModule:   artifacts.summariseWasm,
+		WasmModule:   path,
 		Capabilities: capabilities,
 		TrustLevel:   capability.Standard,
 	})
@@ -91,6 +102,11 @@ func ExamplePluginHost() {
 		panic(err)
 	}
 	show()
+	result, err := h.Call(ctx, id, "add", []byte("1 2"))
+	if err != nil {
+		panic(err)
+	}
+	fmt.Printf("result: %s\n", result)
 	if err := h.StopPlugin(ctx, id); err != nil {
 		panic(err)
 	}
@@ -101,5 +117,6 @@ func ExamplePluginHost() {
 	// Output:
 	// my_plugin stopped
 	// my_plugin active
+	// result: 3
 	// my_plugin stopped
 }

@@ -17,6 +17,7 @@ import (
 	"forgeone.dev/forgeone/audit"
 	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/meter"
 	"forgeone.dev/forgeone/engines/wazero"
 	"forgeone.dev/forgeone/host"
 	"forgeone.dev/forgeone/state"
@@ -67,10 +68,11 @@ func TestMain(m *testing.M) {
 // engine is one engine for all tests, that holds the compiled guests: compiling
 // a Go guest takes a second, and half a minute under the race detector.
 var engine = sync.OnceValues(func() (engines.WasmEngine, error) {
-	e, err := wazero.New()
+	bare, err := wazero.New()
 	if err != nil {
 		return nil, err
 	}
+	e := meter.Wrap(bare, meter.Limits{})
 	opts := engines.CompileOptions{MemoryLimitPages: host.DefaultMemoryLimit / engines.PageSize, Interruptible: true}
 	for _, path := range []string{artifacts.summariseWasm, artifacts.rogueWasm} {
 		b, err := os.ReadFile(path)

@@ -713,7 +713,10 @@ func denial(call *abi.Call, err error) error {
 // limitError is a *[LimitError] where a limit ended the call, else err.
 func limitError(plugin string, err error) error {
 	var size *forge.LimitError
+	var trap *engines.Trap
 	switch {
+	case errors.As(err, &trap) && trap.Class == engines.TrapFuel:
+		return &LimitError{Plugin: plugin, Limit: "fuel", Err: err}
 	case errors.As(err, &size):
 		return &LimitError{Plugin: plugin, Limit: size.What, Err: err}
 	case errors.Is(err, context.DeadlineExceeded):

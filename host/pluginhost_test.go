@@ -303,6 +303,23 @@ func TestTimeout(t *testing.T) {
 	})
 }
 
+// TestFuel: a call that spends its fuel ends with the limit's name; one that
+// does not is served.
+func TestFuel(t *testing.T) {
+	k := newKernel(t)
+	cfg := k.config("rogue", artifacts.rogueWasm)
+	cfg.Limits.Fuel = 50_000_000
+	id := k.start(cfg)
+	_, err := k.Call(ctx, id, "loop", nil)
+	var le *host.LimitError
+	if !errors.As(err, &le) || le.Limit != "fuel" {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := k.Call(ctx, id, "write", nil); errors.As(err, &le) {
+		t.Errorf("a short call after it: %v", err)
+	}
+}
+
 // TestBadPlugins: each is refused with an error that says what and where, and
 // leaves nothing behind.
 func TestBadPlugins(t *testing.T) {
@@ -340,7 +357,7 @@ func TestBadPlugins(t *testing.T) {
 		"no checksum":      {with("p", artifacts.summarise, func(c *host.PluginConfig) { c.SHA256 = "" }), false, "sha256"},
 		"no sandbox":       {with("p", artifacts.summarise, func(c *host.PluginConfig) { c.Sandbox = "" }), false, "sandbox"},
 		"unverified":       {with("p", artifacts.summariseWasm, func(c *host.PluginConfig) { c.Identity = zta.IdentitySpec{ID: "x", Vector: zta.Signed} }), false, "x"},
-		"fuel":             {with("p", artifacts.summariseWasm, func(c *host.PluginConfig) { c.Limits.Fuel = 1 }), false, "fuel"},
+		"native fuel":      {with("p", artifacts.summarise, func(c *host.PluginConfig) { c.Limits.Fuel = 1 }), false, "fuel"},
 		"not a plugin":     {with("p", file("true", "#!/bin/sh\nexit 0\n"), nil), true, "not a plugin"},
 		"dies at start":    {with("p", file("dies", "#!/bin/sh\necho giving up >&2\nexit 7\n"), nil), true, "giving up"},
 		"talks nonsense":   {with("p", file("talks", "#!/bin/sh\necho hello\nsleep 60\n"), nil), true, "not a plugin"},

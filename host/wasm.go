@@ -72,8 +72,10 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 		c.timeout = 0
 	}
 	if c.timeout != 0 && !info.Interrupt {
-		return nil, &engines.UnsupportedError{Engine: info.Name, Feature: "a timeout",
-			Reason: `it cannot interrupt a guest before metering exists; leave the timeout out, or use engine "wazero"`}
+		return nil, &engines.UnsupportedError{Engine: info.Name, Feature: "a timeout", Reason: "it cannot interrupt a guest; wrap it with meter.Wrap, or leave the timeout out"}
+	}
+	if l.Fuel != 0 && !info.Metering {
+		return nil, &engines.UnsupportedError{Engine: info.Name, Feature: "a fuel limit", Reason: "it does not count instructions; wrap it with meter.Wrap, or limit the time"}
 	}
 	memory := l.Memory
 	if memory != 0 && memory < engines.PageSize {
@@ -85,6 +87,7 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 	m, err := e.Compile(ctx, wasm, engines.CompileOptions{
 		MemoryLimitPages: uint32(min(memory/engines.PageSize, 65535)), //nolint:gosec // bounded
 		Interruptible:    c.timeout != 0 || (stoppable && info.Interrupt),
+		Fuel:             l.Fuel,
 	})
 	if err != nil {
 		return nil, err
