@@ -283,6 +283,7 @@ func (f *function) loop(r *reader, in *instr) {
 	f.out = append(append(f.out, byte(opLoop)), typ...)
 	f.nest(r, opLoop, 4)
 	f.begin(markRefill)
+	f.pay(turnCost)
 	f.out = append(append(f.out, byte(opBlock)), same...)
 	f.out = append(append(f.out, byte(opLoop)), typ...)
 	f.mark(markHead)
@@ -323,6 +324,7 @@ func (f *function) turned(r *reader, top *frame) {
 	r.pos = top.body
 	f.dead = top.dead
 	f.line()
+	f.pay(turnCost)
 	f.turn(top)
 }
 

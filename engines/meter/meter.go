@@ -10,7 +10,7 @@
 //     at a counter; when that is spent, it calls the host, which looks at the
 //     context and grants the next slice or ends the call.
 //   - Fuel: the same, with every straight line of instructions charged by
-//     their number. block, loop, else and end are free.
+//     their number. block, else and end are free, and a turn of a loop costs one.
 //   - In both, instructions that work on a length (memory.fill, table.copy, …)
 //     cost by it and run in pieces: 8 bytes of memory or one table entry are a
 //     unit. Growing costs 1,024 units a page, and one a table entry.

@@ -48,6 +48,7 @@ func attackers() map[string]*asm.Module {
 		return m
 	}
 	add("loop", forever(nil))
+	add("loop that begins with a loop", forever(asm.Code{}.Loop().End()))
 	// f calls itself twice, and returns when it is 40 deep.
 	tree := asm.Func(asm.Types(i32), nil)
 	m := new(asm.Module)

@@ -107,6 +107,10 @@ func (m *module) locals(r *reader) (groups, locals uint32, declared []byte) {
 	return groups, locals, r.data[start:r.pos]
 }
 
+// turnCost is what each turn of a loop costs beside its instructions, so that
+// none is free: the first segment of a loop may be empty.
+const turnCost = 1
+
 // cost is what the instruction costs, beside what it costs by a length.
 func (in *instr) cost() int64 {
 	switch in.op {

@@ -52,7 +52,7 @@ func (s *Summary) String() string {
 // the test for each assertion that does not hold, and if there was none.
 func Run(t *testing.T, version string, newEngine func(testing.TB) engines.WasmEngine, opts engines.CompileOptions) *Summary {
 	t.Helper()
-	root := vectors(t)
+	root := Vectors(t)
 	files, err := filepath.Glob(filepath.Join(root, version, "testdata", "*.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -71,8 +71,9 @@ func Run(t *testing.T, version string, newEngine func(testing.TB) engines.WasmEn
 	return sum
 }
 
-// vectors is the folder of the vectors.
-func vectors(t *testing.T) string {
+// Vectors is the folder of the vectors, which has one for each version, and the
+// module that all scripts import in testdata.
+func Vectors(t testing.TB) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/tetratelabs/wazero").Output()
 	if err != nil {
