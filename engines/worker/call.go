@@ -23,7 +23,7 @@ type wire struct {
 	id     uint32
 
 	seq     uint32             // of the last call
-	calls   uint64             // that began, for what a call makes stale
+	calls   uint64             // how often guest code was let run, which makes stale what was known
 	depth   uint32             // of host calls under way
 	failure *engines.HostError // what the last host function that failed ended with
 	stacks  []uint64           // the stacks of the host calls under way
@@ -60,20 +60,28 @@ func (t *wire) take(n int) ([]byte, error) {
 func (t *wire) done(ctx context.Context, op op, n int) error {
 	switch {
 	case op == opError:
-		return t.failed(ctx, n)
+		return t.failed(ctx, n, nil)
 	case op != opDone || n != 0:
 		return t.worker.lost(violation("operation %d of %d bytes, where the end of a request was expected", op, n))
 	}
 	return nil
 }
 
-// failed reads the error of an opError frame.
-func (t *wire) failed(ctx context.Context, n int) error {
+// failed reads the error of an opError frame, which ends with what inst watches
+// if that is not nil.
+func (t *wire) failed(ctx context.Context, n int, inst *instance) error {
 	body, err := t.take(n)
 	if err != nil {
 		return err
 	}
-	failure, broken := readError(ctx, body, t.worker.info.Name, t.failure)
+	d := decoder{b: body}
+	failure, broken := d.failure(ctx, t.worker.info.Name, t.failure)
+	if inst != nil && broken == nil {
+		inst.saw(&d)
+	}
+	if broken == nil {
+		broken = d.done(opError)
+	}
 	if broken != nil {
 		return t.worker.lost(broken)
 	}
@@ -298,6 +306,7 @@ func (t *wire) hostCall(ctx context.Context, inst *instance, body []byte) error 
 	t.depth++
 	err := link.Call(ctx, &fn.HostFunction, caller, stack)
 	t.depth--
+	t.calls++ // the guest goes on
 	if caller.memory != nil {
 		caller.memory.dead = true
 	}

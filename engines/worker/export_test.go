@@ -94,7 +94,8 @@ func Answers(r io.Reader) error {
 			return err
 		}
 		if op == opError {
-			if _, broken := readError(context.Background(), body, "engine", nil); broken != nil {
+			d := decoder{b: body}
+			if _, broken := d.failure(context.Background(), "engine", nil); broken != nil {
 				return broken
 			}
 		}
@@ -168,6 +169,8 @@ func Conversation(wasm []byte) [][]byte {
 	frame(opHostReturn, func() { t.words([]uint64{3}) })
 	frame(opGet, func() { t.uint32(0) })
 	frame(opSet, func() { t.uint32(0); t.uint64(1) })
+	frame(opPut, func() { t.uint32(0); t.uint64(1) })
+	frame(opWatch, func() { t.uint32(0) })
 	frame(opFuelUsed, func() {})
 	frame(opClose, func() {})
 	frame(opDropModule, func() { t.uint32(1) })

@@ -21,7 +21,8 @@ var (
 
 var errImmutable = errors.New("worker: the global is immutable")
 
-// maxPending is how much is written to memories before it is sent, in bytes.
+// maxPending is how much is written to memories and globals before it is sent,
+// in bytes.
 const maxPending = 32 << 10
 
 // instance is one in a worker, and the connection to it.
@@ -34,9 +35,11 @@ type instance struct {
 	imports  engines.Imports
 	bindings map[uint32]*binding // by id; of the lenders too, whose code runs in this one's calls
 	closed   atomic.Bool
+	watched  []*watchedGlobal // in the order in which the worker was told
+
 	// direct marks one of whose memory nothing may be supposed and nothing put
-	// off: it lends or borrows, so that another connection may lead to who reads
-	// or grows it, or it was interrupted, which may have closed it.
+	// off, nor of its globals: it lends or borrows, so that another connection may
+	// lead to who reads or changes them, or it was interrupted, which may have closed it.
 	direct atomic.Bool
 }
 
@@ -243,9 +246,14 @@ func (f *function) Call(ctx context.Context, stack []uint64) error {
 		return cut(ctx, err)
 	}
 	if op == opError {
-		err := t.failed(ctx, n)
+		err := t.failed(ctx, n, i)
 		if trap, ok := err.(*engines.Trap); ok && trap.Class == engines.TrapInterrupted || err == engines.ErrClosed {
 			i.direct.Store(true)
+		}
+		if trap := i.module.interrupted(ctx); trap != nil && err == engines.ErrClosed {
+			// The call round this one was interrupted first, which closed the
+			// instance. The context is done for both.
+			return trap
 		}
 		return cut(ctx, err)
 	}
@@ -255,6 +263,7 @@ func (f *function) Call(ctx context.Context, stack []uint64) error {
 	}
 	d := decoder{b: body}
 	d.words(stack[:f.results])
+	i.saw(&d)
 	if op != opResult || d.done(op) != nil {
 		return cut(ctx, t.worker.lost(violation("operation %d of %d bytes, where %d results were expected", op, n, f.results)))
 	}
@@ -422,15 +431,62 @@ type global struct {
 	typ      engines.GlobalType
 }
 
+// watchedGlobal is a global that was asked for once: its value comes with the
+// answer to each call from then on.
+type watchedGlobal struct {
+	export uint32
+	value  uint64
+	calls  uint64 // of the connection, when it had the value
+}
+
+// saw takes the watched globals off the end of an answer.
+func (i *instance) saw(d *decoder) {
+	for _, w := range i.watched {
+		w.value, w.calls = d.uint64(), i.wire.calls
+	}
+}
+
+// known is what is known of the global, nil if nothing.
+func (g *global) known() *watchedGlobal {
+	for _, w := range g.instance.watched {
+		if w.export == g.export {
+			return w
+		}
+	}
+	return nil
+}
+
+// watch has the worker tell the global's value after each call.
+func (g *global) watch() *watchedGlobal {
+	i := g.instance
+	if len(i.watched) == maxWatched || i.direct.Load() {
+		return nil
+	}
+	w := &watchedGlobal{export: g.export}
+	i.watched = append(i.watched, w)
+	i.wire.begin(opWatch)
+	i.wire.uint32(g.export)
+	i.wire.end()
+	return w
+}
+
 // Type implements engines.Global.
 func (g *global) Type() engines.GlobalType { return g.typ }
 
 // Get implements engines.Global.
 func (g *global) Get() uint64 {
-	if g.instance.usable() != nil {
+	i := g.instance
+	if i.usable() != nil {
 		return 0
 	}
-	t := g.instance.wire
+	t := i.wire
+	w := g.known()
+	if w != nil && w.calls == t.calls && !i.direct.Load() {
+		return g.clean(w.value)
+	}
+	if w == nil && t.depth == 0 {
+		w = g.watch()
+	}
 	t.begin(opGet)
 	t.uint32(g.export)
 	t.end()
@@ -442,6 +498,14 @@ func (g *global) Get() uint64 {
 	if err != nil {
 		return 0
 	}
+	if w != nil {
+		w.value, w.calls = v, t.calls
+	}
+	return g.clean(v)
+}
+
+// clean clears what is above a 32-bit value in its word.
+func (g *global) clean(v uint64) uint64 {
 	if g.typ.Value == engines.I32 || g.typ.Value == engines.F32 {
 		v &= math.MaxUint32
 	}
@@ -450,13 +514,25 @@ func (g *global) Get() uint64 {
 
 // Set implements engines.Global.
 func (g *global) Set(v uint64) error {
-	if err := g.instance.usable(); err != nil {
+	i := g.instance
+	if err := i.usable(); err != nil {
 		return err
 	}
 	if !g.typ.Mutable {
 		return errImmutable
 	}
-	t := g.instance.wire
+	t := i.wire
+	w := g.known()
+	if w != nil {
+		w.value, w.calls = v, t.calls
+	}
+	if w != nil && !i.direct.Load() && len(t.out) <= maxPending {
+		t.begin(opPut)
+		t.uint32(g.export)
+		t.uint64(v)
+		t.end()
+		return nil
+	}
 	t.begin(opSet)
 	t.uint32(g.export)
 	t.uint64(v)

@@ -236,6 +236,7 @@ type session struct {
 	funcs    []engines.Func // by export, once used
 	memories []engines.Memory
 	globals  []engines.Global
+	watched  []engines.Global // whose values end each answer to a call
 	callers  []engines.Memory // of the host calls under way, outermost first
 	stacks   []uint64         // the stacks of the calls under way
 
@@ -310,6 +311,8 @@ func (t *session) handle(op op, n int) error {
 		err = t.grow(d)
 	case opGet, opSet:
 		err = t.global(op, d)
+	case opPut, opWatch:
+		return t.quietly(op, d)
 	case opCompile:
 		err = t.compile(d)
 	case opDropModule:
@@ -341,11 +344,13 @@ func (t *session) handle(op op, n int) error {
 
 // report answers with what became of a request.
 func (t *session) report(err error) {
-	if err != nil {
-		t.writeError(err)
+	if err == nil {
+		t.answer(opDone)
 		return
 	}
-	t.answer(opDone)
+	t.conn.begin(opError)
+	t.failure(err)
+	t.end()
 }
 
 // begin is the context for a call; end must be called after it.
@@ -503,7 +508,7 @@ func (t *session) closeInstance(d *decoder) error {
 	delete(t.server.instances, t.id)
 	t.server.mu.Unlock()
 	err := t.instance.Close()
-	t.instance, t.exports, t.funcs, t.memories, t.globals = nil, nil, nil, nil, nil
+	t.instance, t.exports, t.funcs, t.memories, t.globals, t.watched = nil, nil, nil, nil, nil, nil
 	t.report(err)
 	return nil
 }
@@ -526,11 +531,19 @@ func (t *session) call(d *decoder) error {
 		return broken.err
 	}
 	if err != nil {
-		t.writeError(err)
-		return nil
+		t.conn.begin(opError)
+		t.failure(err)
+	} else {
+		t.conn.begin(opResult)
+		t.words(stack[:wordCount(typ.Results)])
 	}
-	t.conn.begin(opResult)
-	t.words(stack[:wordCount(typ.Results)])
+	for _, g := range t.watched {
+		var v uint64
+		if g != nil {
+			v = g.Get()
+		}
+		t.uint64(v)
+	}
 	t.end()
 	return nil
 }
@@ -719,7 +732,10 @@ func (t *session) grow(d *decoder) error {
 }
 
 func (t *session) global(op op, d *decoder) error {
-	export := d.uint32()
+	g, err := t.exportedGlobal(d)
+	if err != nil {
+		return err
+	}
 	var v uint64
 	if op == opSet {
 		v = d.uint64()
@@ -727,13 +743,6 @@ func (t *session) global(op op, d *decoder) error {
 	if err := d.done(op); err != nil {
 		return err
 	}
-	if uint64(export) >= uint64(len(t.exports)) {
-		return violation("the global of export %d", export)
-	}
-	if t.globals[export] == nil {
-		t.globals[export] = t.instance.Global(t.exports[export].Name)
-	}
-	g := t.globals[export]
 	switch {
 	case op == opSet && g == nil:
 		t.report(engines.ErrClosed)
@@ -745,4 +754,36 @@ func (t *session) global(op op, d *decoder) error {
 		t.answerWord(g.Get())
 	}
 	return nil
+}
+
+// quietly obeys a frame about a global that has no answer.
+func (t *session) quietly(op op, d *decoder) error {
+	g, err := t.exportedGlobal(d)
+	if err != nil {
+		return err
+	}
+	if op == opPut {
+		v := d.uint64()
+		if g != nil && !d.bad {
+			_ = g.Set(v) // the kernel knows that it is mutable
+		}
+		return d.done(op)
+	}
+	if len(t.watched) == maxWatched {
+		return violation("one more global than %d is to be watched", maxWatched)
+	}
+	t.watched = append(t.watched, g)
+	return d.done(op)
+}
+
+// exportedGlobal is the one that the frame names, nil if the instance is closed.
+func (t *session) exportedGlobal(d *decoder) (engines.Global, error) {
+	export := d.uint32()
+	if uint64(export) >= uint64(len(t.exports)) {
+		return nil, violation("the global of export %d", export)
+	}
+	if t.globals[export] == nil {
+		t.globals[export] = t.instance.Global(t.exports[export].Name)
+	}
+	return t.globals[export], nil
 }

@@ -28,6 +28,8 @@ const (
 	opGrow                      // memory, pages: opWord or opFalse
 	opGet                       // export: opWord
 	opSet                       // export, word
+	opPut                       // export, word; no answer
+	opWatch                     // export: its value is to end each answer to opCall; no answer
 	opFuelUsed                  // by the connection's instance: opWord
 	opClose                     // the connection's instance
 )
@@ -51,6 +53,9 @@ const (
 
 // callerRef is the flag of a memory reference that names a host call's caller.
 const callerRef = 1 << 31
+
+// maxWatched is how many globals of an instance are watched.
+const maxWatched = 8
 
 // noMemory is the size of the memory of a caller that has none.
 const noMemory = ^uint64(0)
@@ -87,10 +92,8 @@ type hostFailed struct{}
 
 func (hostFailed) Error() string { return "the host function failed" }
 
-// writeError writes an opError frame.
-func (c *conn) writeError(err error) {
-	c.begin(opError)
-	defer c.end()
+// failure writes the body of an opError frame.
+func (c *conn) failure(err error) {
 	if errors.Is(err, engines.ErrClosed) {
 		c.byte(errClosed)
 		return
@@ -125,11 +128,10 @@ func (c *conn) writeError(err error) {
 	}
 }
 
-// readError is the error in the body of an opError frame. engine is the name of
+// failure is the error in the body of an opError frame. engine is the name of
 // the engine that the error is of, ctx the context of what failed, host what
 // the last host function ended with.
-func readError(ctx context.Context, body []byte, engine string, host *engines.HostError) (failure, broken error) {
-	d := decoder{b: body}
+func (d *decoder) failure(ctx context.Context, engine string, host *engines.HostError) (failure, broken error) {
 	switch kind := d.byte(); kind {
 	case errClosed:
 		failure = engines.ErrClosed
@@ -160,7 +162,7 @@ func readError(ctx context.Context, body []byte, engine string, host *engines.Ho
 	default:
 		return nil, violation("an error of kind %d", kind)
 	}
-	return failure, d.done(opError)
+	return failure, nil
 }
 
 // known reports whether package engines has a name for the class.
