@@ -35,6 +35,7 @@ func has(f engines.Features, name string) bool {
 		"":            true,
 		"Interrupt":   f.Interrupt,
 		"MemoryLimit": f.MemoryLimit,
+		"Metering":    f.Metering,
 		"V128Values":  f.V128Values,
 		"RefValues":   f.RefValues,
 	}[name]
@@ -53,7 +54,7 @@ func Test(t *testing.T, newEngine func(testing.TB) engines.WasmEngine) {
 
 	cases, skipped := 0, 0
 	for _, group := range [][]testCase{
-		valueCases, trapCases, hostCases, memoryCases, moduleCases, linkCases, lifecycleCases, malformedCases, limitCases,
+		valueCases, trapCases, hostCases, memoryCases, moduleCases, linkCases, lifecycleCases, malformedCases, limitCases, meteringCases,
 	} {
 		for _, c := range group {
 			able := has(info.Features, c.needs)

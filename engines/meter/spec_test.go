@@ -1,6 +1,8 @@
 package meter_test
 
 import (
+	"cmp"
+	"context"
 	"math"
 	"testing"
 
@@ -25,22 +27,37 @@ func metered(t testing.TB) engines.WasmEngine {
 	return meter.Wrap(bare(t), meter.Limits{})
 }
 
-func TestConformance(t *testing.T) { enginetest.Test(t, metered) }
+// forced compiles all with options of its own, beside those asked for.
+type forced struct {
+	engines.WasmEngine
+	opts engines.CompileOptions
+}
+
+func (f forced) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
+	opts.Interruptible = opts.Interruptible || f.opts.Interruptible
+	opts.Fuel, opts.CallDepth = cmp.Or(opts.Fuel, f.opts.Fuel), cmp.Or(opts.CallDepth, f.opts.CallDepth)
+	return f.WasmEngine.Compile(ctx, wasm, opts)
+}
+
+// The contract holds whatever a module is metered for.
+func TestConformance(t *testing.T) {
+	t.Run("as asked", func(t *testing.T) { enginetest.Test(t, metered) })
+	t.Run("always", func(t *testing.T) {
+		enginetest.Test(t, func(t testing.TB) engines.WasmEngine {
+			return forced{metered(t), engines.CompileOptions{Interruptible: true, Fuel: math.MaxUint64, CallDepth: 100_000}}
+		})
+	})
+}
 
 func TestSpec(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		engine func(testing.TB) engines.WasmEngine
-		opts   engines.CompileOptions
-	}{
-		{"bare", bare, engines.CompileOptions{}},
-		{"deadline", metered, engines.CompileOptions{Interruptible: true}},
-		{"fuel", metered, engines.CompileOptions{Fuel: math.MaxInt64}},
-		{"depth", metered, engines.CompileOptions{CallDepth: 10_000}},
+	for name, opts := range map[string]engines.CompileOptions{
+		"deadline":       {Interruptible: true},
+		"fuel and depth": {Fuel: math.MaxUint64, CallDepth: 10_000},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for _, version := range []string{"v1", "v2"} {
-				t.Logf("spec %s, %s: %s", version, c.name, spec.Run(t, version, c.engine, c.opts))
+				t.Logf("spec %s, %s: %s", version, name, spec.Run(t, version, metered, opts))
 			}
 		})
 	}
