@@ -88,16 +88,17 @@ func attackers() map[string]*asm.Module {
 	return out
 }
 
-// Each attacker is stopped by its deadline, by its cancellation, and by its
-// fuel, and nothing else of the engine is touched.
-func TestAttackers(t *testing.T) {
+func TestAttackers(t *testing.T) { testAttackers(t, metered) }
+
+// testAttackers runs each attacker until its deadline, or its fuel, stops it.
+func testAttackers(t *testing.T, newEngine func(testing.TB) engines.WasmEngine) {
 	for name, m := range attackers() {
 		for limit, opts := range map[string]engines.CompileOptions{
 			"deadline": {Interruptible: true, MemoryLimitPages: 65535},
 			"fuel":     {Fuel: 1_000_000},
 		} {
 			t.Run(name+"/"+limit, func(t *testing.T) {
-				e := metered(t)
+				e := newEngine(t)
 				defer e.Close()
 				mod, err := e.Compile(t.Context(), m.Bytes(), opts)
 				if err != nil {

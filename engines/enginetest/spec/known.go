@@ -10,7 +10,7 @@ var known = []struct {
 }{
 	{
 		reason: "version 2.0 made it valid: several results, several tables, typing of unreachable code",
-		at:     []string{"v1/func:493", "v1/func:497", "v1/imports:318", "v1/type:53", "v1/type:57", "v1/unreached-invalid:539"},
+		at:     []string{"v1/func:493", "v1/func:497", "v1/imports:310", "v1/imports:314", "v1/imports:318", "v1/type:53", "v1/type:57", "v1/unreached-invalid:539"},
 	},
 	{
 		reason: "version 2.0 keeps what the segments before one that does not fit have written",

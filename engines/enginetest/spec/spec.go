@@ -176,8 +176,10 @@ func (r *run) command(c *command) {
 	case "module":
 		r.last = new(loaded)
 		inst, err := r.load(filepath.Join(r.dir, c.Filename))
-		if err != nil {
-			r.last.missing = "a module before it did not load: " + err.Error()
+		if unsupported, ok := errors.AsType[*engines.UnsupportedError](err); ok {
+			r.last.missing = fmt.Sprintf("engine %s: %s", unsupported.Engine, unsupported.Feature)
+		} else if err != nil {
+			r.last.missing = "a module before it did not load"
 			r.t.Errorf("line %d: module %s: %v", c.Line, c.Filename, err)
 		} else {
 			r.last.Instance = inst

@@ -1,0 +1,62 @@
+package meter_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/enginetest/asm"
+	"forgeone.dev/forgeone/engines/meter"
+	"forgeone.dev/forgeone/engines/wazero"
+)
+
+func Example() {
+	inner, err := wazero.New()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	engine := meter.Wrap(inner, meter.Limits{})
+	defer engine.Close()
+
+	m := new(asm.Module)
+	m.Func("double", i32ToI32, asm.Code{}.LocalGet(0).I32Const(2).Op(asm.I32Mul))
+	m.Func("spin", asm.Func(nil, nil), asm.Code{}.Loop().Br(0).End())
+	for _, opts := range []engines.CompileOptions{{Fuel: 1000}, {Interruptible: true}} {
+		mod, err := engine.Compile(context.Background(), m.Bytes(), opts)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		inst, err := mod.Instantiate(context.Background(), engines.Imports{})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		defer cancel()
+		double, err := inst.Func("double")
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		stack := []uint64{21}
+		err = double.Call(ctx, stack)
+		fmt.Println(stack[0], err, "fuel used:", inst.(engines.FuelMeter).FuelUsed())
+
+		spin, err := inst.Func("spin")
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		err = spin.Call(ctx, nil)
+		fmt.Println(err, errors.Is(err, context.DeadlineExceeded))
+	}
+	// Output:
+	// 42 <nil> fuel used: 3
+	// wasm trap: out of fuel false
+	// 42 <nil> fuel used: 0
+	// wasm trap: interrupted: context deadline exceeded true
+}
