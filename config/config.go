@@ -67,9 +67,12 @@ type Engine struct {
 // Isolation says where an engine runs.
 type Isolation string
 
-// InProcess runs an engine in the kernel's own process. An engine in a process
-// of its own is not built yet.
-const InProcess Isolation = "in-process"
+// Isolations. Empty leaves it to the binary: an engine that it can run in
+// process without cgo runs there, every other in a process of its own.
+const (
+	InProcess Isolation = "in-process" // in the kernel's own process
+	Process   Isolation = "process"    // in a process of its own, by forgeone-engine-NAME beside the binary
+)
 
 // Load reads the configuration at path. Errors: a [*DiagnosticsError] that
 // holds everything that is wrong with it, or why the file cannot be read.

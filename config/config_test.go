@@ -225,7 +225,7 @@ plugin "n" {
 		Name: "edge-1", StateDir: filepath.Join(d, "state"), Socket: filepath.Join(d, "state", "control.sock"),
 		Enforcement: zta.Permissive, RootPublicKey: "root key",
 	})
-	equal(t, "engines", c.Engines, []Engine{{"wasmer", true, InProcess}, {"wazero", false, InProcess}})
+	equal(t, "engines", c.Engines, []Engine{{Name: "wasmer", Default: true}, {Name: "wazero"}})
 	c.Audit.Clock = nil
 	equal(t, "audit", c.Audit, audit.Options{
 		Dir: filepath.Join(d, "log"), Key: "signer\n", Durability: audit.Disk,

@@ -39,24 +39,31 @@ func texts(items []item) []string {
 	return out
 }
 
+// whole is a whole number from 1 to most.
+func whole[T int | uint64](most int64) kind[T] {
+	const what = "a whole number from 1"
+	return kind[T]{what, func(d *decoder, e hclsyntax.Expression) (T, bool) {
+		v, ok := d.value(e, cty.Number, what)
+		if !ok {
+			return 0, false
+		}
+		n, exact := v.AsBigFloat().Int64()
+		if exact != big.Exact || n < 1 || n > most {
+			d.fail(e.Range(), "a number out of range", fmt.Sprintf("want a whole number from 1 to %d", most))
+			return 0, false
+		}
+		return T(n), true
+	}}
+}
+
 var (
 	text    = parsed("text", func(s string) (string, error) { return s, nil })
 	boolean = kind[bool]{"true or false", func(d *decoder, e hclsyntax.Expression) (bool, bool) {
 		v, ok := d.value(e, cty.Bool, "true or false")
 		return ok && v.True(), ok
 	}}
-	count = kind[int]{"a whole number from 1", func(d *decoder, e hclsyntax.Expression) (int, bool) {
-		v, ok := d.value(e, cty.Number, "a whole number from 1")
-		if !ok {
-			return 0, false
-		}
-		n, exact := v.AsBigFloat().Int64()
-		if exact != big.Exact || n < 1 || n > math.MaxInt32 {
-			d.fail(e.Range(), "a number out of range", fmt.Sprintf("want a whole number from 1 to %d", math.MaxInt32))
-			return 0, false
-		}
-		return int(n), true
-	}}
+	count    = whole[int](math.MaxInt32)
+	fuel     = whole[uint64](math.MaxInt64)
 	fraction = kind[float64]{"a number from 0 to 1", func(d *decoder, e hclsyntax.Expression) (float64, bool) {
 		v, ok := d.value(e, cty.Number, "a number from 0 to 1")
 		if !ok {

@@ -85,6 +85,7 @@ type (
 		header
 		memory    opt[uint64]
 		timeout   opt[time.Duration]
+		fuel      opt[uint64]
 		instances opt[int]
 	}
 )
@@ -135,9 +136,9 @@ func engineLanguage() block {
 				func(b *engineBlock) *opt[bool] { return &b.standard }, standard("true for a single engine")),
 			field("isolation", choice(
 				word[Isolation]{text: "in-process", value: InProcess},
-				word[Isolation]{text: "process", unbuilt: "an engine in a process of its own cannot be started by this version"},
-			), "whether the engine runs in the kernel's process or in one of its own",
-				func(b *engineBlock) *opt[Isolation] { return &b.isolation }, standard("in-process")),
+				word[Isolation]{text: "process", value: Process},
+			), "whether the engine runs in the kernel's process or, by forgeone-engine-NAME beside the binary, in one of its own, where its crash is not the kernel's",
+				func(b *engineBlock) *opt[Isolation] { return &b.isolation }, standard("in-process for wazero, process for the others")),
 		},
 	}
 }
@@ -297,9 +298,9 @@ func pluginLanguage() block {
 				options: []option{
 					field("memory", size, "linear memory of an instance of a WASM plugin", func(b *limitsBlock) *opt[uint64] { return &b.memory }, standard("256MiB")),
 					field("timeout", timeout, "time that a call may take", func(b *limitsBlock) *opt[time.Duration] { return &b.timeout }, standard("30s")),
+					field("fuel", fuel, "instructions that a call of a WASM plugin may take; a length of memory costs a unit for 8 bytes", func(b *limitsBlock) *opt[uint64] { return &b.fuel }, standard("no limit")),
 					field("instances", count, "calls at the same time", func(b *limitsBlock) *opt[int] { return &b.instances }, standard("4 for pristine, 1 for kept state, 64 for native")),
 				},
-				unbuilt: []unbuilt{{"fuel", "instructions that a call may take", "no engine can count them yet: use timeout"}},
 			},
 		},
 		unbuilt: []unbuilt{

@@ -77,7 +77,7 @@ func (r *resolver) engines() {
 			standard = b
 		}
 		unclear = unclear || b.standard.given && !b.standard.ok
-		r.out.Engines = append(r.out.Engines, Engine{Name: b.label, Default: b.standard.value, Isolation: InProcess})
+		r.out.Engines = append(r.out.Engines, Engine{Name: b.label, Default: b.standard.value, Isolation: b.isolation.value})
 	}
 	switch {
 	case standard != nil:
@@ -172,7 +172,7 @@ func (r *resolver) plugin(b *pluginBlock) {
 		p.Mounts = append(p.Mounts, host.Mount{Guest: m.label, Host: m.host.value, ReadOnly: !m.writable.value})
 	}
 	l := first(b.limits)
-	p.Limits = host.Limits{Memory: l.memory.value, Timeout: l.timeout.value, Instances: l.instances.value}
+	p.Limits = host.Limits{Memory: l.memory.value, Timeout: l.timeout.value, Fuel: l.fuel.value, Instances: l.instances.value}
 	r.out.Plugins = append(r.out.Plugins, p)
 }
 
@@ -198,6 +198,7 @@ func (r *resolver) kindOfPlugin(b *pluginBlock) {
 		refuse(b.state.given, b.state.at, "state", "a native process keeps its own")
 		refuse(b.engine.given, b.engine.at, "engine", "a native plugin runs on none")
 		refuse(l.memory.given, l.memory.at, "limits.memory", "it is not built yet for native plugins")
+		refuse(l.fuel.given, l.fuel.at, "limits.fuel", "the instructions of a process are not counted: use limits.timeout")
 	case b.wasm.given:
 		refuse(b.sandbox.given, b.sandbox.at, "sandbox", "a WASM plugin is always sandboxed")
 		refuse(b.state.value == host.StateKeep && l.instances.value > 1, l.instances.at, "limits.instances", `with state = "keep" one instance serves all calls: leave it out, or write 1`)

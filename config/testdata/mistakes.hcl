@@ -5,7 +5,7 @@ kernel {
 }
 
 engine "wazreo" {
-  isolation = "process"
+  isolation = "procss"
 }
 
 audit {
@@ -68,7 +68,7 @@ plugin "summarise" {
   }
   limits {
     memory    = "64MB"
-    fuel      = 1000
+    fuel      = 0
     timeout   = "2 seconds"
     instances = 0
   }
