@@ -91,7 +91,9 @@ type CompileOptions struct {
 type FuelMeter interface {
 	// FuelUsed is what the last call of the instance from outside has spent,
 	// whether it succeeded or not; after Instantiate, what the start function
-	// has. What it reports of a call that is under way is undefined.
+	// has. Of a call that ended with a trap of the guest's own, what its
+	// innermost function spent since it last called another may be missing.
+	// What it reports of a call that is under way is undefined.
 	FuelUsed() uint64
 }
 

@@ -72,6 +72,9 @@ type mark struct {
 	kind markKind
 }
 
+// markBytes is about how many bytes the code at a mark takes.
+const markBytes = 24
+
 type markKind byte
 
 const (
@@ -96,6 +99,7 @@ func (f *function) rewrite(dst []byte, r *reader) ([]byte, error) {
 		in := f.instr(r)
 		if r.err == nil {
 			f.add(r, &in)
+			r.limit("bytes of a function after rewriting", int64(len(f.out)+markBytes*len(f.marks)), int64(f.limits.OutputBytes))
 		}
 	}
 	if r.err == nil && r.pos < len(r.data) {
@@ -104,7 +108,7 @@ func (f *function) rewrite(dst []byte, r *reader) ([]byte, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	body := make([]byte, 0, len(f.out)+len(declared)+24*len(f.marks))
+	body := make([]byte, 0, len(f.out)+len(declared)+markBytes*len(f.marks))
 	added := f.added()
 	body = uleb(body, groups+uint32(len(added)))
 	body = append(body, declared...)
@@ -356,7 +360,9 @@ func (f *function) close(r *reader) {
 		f.out = f.out.br(2).end().br(0).end().end()
 	}
 	f.labels -= top.labels
-	f.dead = top.dead
+	// Nothing comes out of a block that ends in a branch elsewhere, unless there
+	// is a branch to its end.
+	f.dead = top.dead || f.dead && (top.op == opLoop || top.op == opBlock && !top.targeted)
 	if f.plan.Fuel {
 		if top.targeted || top.op != opBlock {
 			f.line()
@@ -375,20 +381,20 @@ func (f *function) branched(always bool) {
 
 // spliced is the output with the charging code in its places.
 func (f *function) spliced() []byte {
-	out := make(code, 0, len(f.out)+24*len(f.marks))
+	out := make(code, 0, len(f.out)+markBytes*len(f.marks))
 	from := 0
 	for _, m := range f.marks {
 		out = append(out, f.out[from:m.at]...)
 		from = m.at
 		if f.metered && !f.quiet {
-			out = f.charge(out, m.kind, f.costs[m.seg])
+			out = f.charged(out, m.kind, f.costs[m.seg])
 		}
 	}
 	return append(out, f.out[from:]...)
 }
 
-// charge appends what charges a segment.
-func (f *function) charge(c code, kind markKind, cost int64) code {
+// charged appends what charges a segment.
+func (f *function) charged(c code, kind markKind, cost int64) code {
 	if kind == markEntry && f.cached {
 		c = c.globalGet(f.counter()).set(f.cache())
 	}

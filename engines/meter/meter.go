@@ -126,24 +126,44 @@ func (e *engine) rewrite(ctx context.Context, wasm []byte, opts engines.CompileO
 // grant is what a guest calls whose slice does not cover what it needs.
 func (e *engine) grant(ctx context.Context, _ engines.Caller, stack []uint64) error {
 	id, have, need := uint32(stack[0]), int64(stack[1]), int64(stack[2])
+	granted, err := e.granted(ctx, id, have, need)
+	if err != nil {
+		// The counter may be in a local, which is lost now.
+		if i := e.instance(id); i != nil {
+			_ = i.counter.Set(uint64(have)) // the trap is what matters
+		}
+		return err
+	}
+	stack[0] = uint64(granted)
+	return nil
+}
+
+// granted is what an instance may spend that has some left and needs more.
+func (e *engine) granted(ctx context.Context, id uint32, have, need int64) (int64, error) {
 	if need == depthSpent {
-		return &engines.Trap{Class: engines.TrapStackExhausted, Detail: "calls are nested beyond the module's CallDepth"}
+		return 0, &engines.Trap{Class: engines.TrapStackExhausted, Detail: "calls are nested beyond the module's CallDepth"}
 	}
 	left, err := timeLeft(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if id == 0 { // no fuel is counted
-		stack[0] = uint64(max(slice(left), need))
-		return nil
+		return max(slice(left), need), nil
 	}
 	a := e.account(ctx, id)
 	if a == nil || a.left < need-have {
-		return &engines.Trap{Class: engines.TrapFuel}
+		return 0, &engines.Trap{Class: engines.TrapFuel}
 	}
 	give := min(a.left, max(slice(left), need-have))
 	a.left -= give
-	stack[0] = uint64(have + give)
+	return have + give, nil
+}
+
+// instance is the one that counts fuel by that id, nil if there is none.
+func (e *engine) instance(id uint32) *instance {
+	if v, ok := e.instances.Load(id); ok {
+		return v.(*instance)
+	}
 	return nil
 }
 
@@ -151,16 +171,17 @@ func (e *engine) grant(ctx context.Context, _ engines.Caller, stack []uint64) er
 // is under way, or of a call of another instance that led to it, which then is
 // its own until that ends.
 func (e *engine) account(ctx context.Context, id uint32) *account {
-	v, ok := e.instances.Load(id)
-	if !ok {
+	i := e.instance(id)
+	if i == nil {
 		return nil
 	}
-	i := v.(*instance)
 	if i.account == nil {
-		if i.account, ok = ctx.Value(accountKey{}).(*account); !ok {
+		a, ok := ctx.Value(accountKey{}).(*account)
+		if !ok {
 			return nil
 		}
-		i.account.holders = append(i.account.holders, i)
+		a.holders = append(a.holders, i)
+		i.account = a
 	}
 	return i.account
 }

@@ -161,8 +161,11 @@ func TestFuelIsExact(t *testing.T) {
 			if _, again, err := run(used); err != nil || again != used {
 				t.Errorf("with %d units: %d used, %v", used, again, err)
 			}
-			_, _, err = run(used - 1)
+			_, spent, err := run(used - 1)
 			wantTrap(t, err, engines.TrapFuel)
+			if spent > used {
+				t.Errorf("with %d units, %d are used", used-1, spent)
+			}
 			_, _, err = run(1)
 			wantTrap(t, err, engines.TrapFuel)
 		})
@@ -317,7 +320,7 @@ func TestRefused(t *testing.T) {
 	code := func(c asm.Code) func(*asm.Module) {
 		return func(m *asm.Module) { m.Memory("", 1); m.Table("", 1); m.Func("f", toNothing, c) }
 	}
-	limits := meter.Limits{ModuleBytes: 600, Types: 3, Imports: 3, Exports: 3, Functions: 6, FunctionBytes: 200, Locals: 20, Values: 4, Nesting: 10, Globals: 3, Tables: 2, TableEntries: 100, Segments: 2}
+	limits := meter.Limits{ModuleBytes: 600, OutputBytes: 5000, Types: 3, Imports: 3, Exports: 3, Functions: 6, FunctionBytes: 200, Locals: 20, Values: 4, Nesting: 10, Globals: 3, Tables: 2, TableEntries: 100, Segments: 2}
 	many := func(n int, f func(*asm.Module, int)) func(*asm.Module) {
 		return func(m *asm.Module) {
 			for i := range n {
@@ -362,6 +365,9 @@ func TestRefused(t *testing.T) {
 		"globals": {many(4, func(m *asm.Module, _ int) {
 			m.Global("", engines.GlobalType{Value: i32}, asm.Code{}.I32Const(0))
 		}), "4 globals"},
+		"a function that grows": {func(m *asm.Module) {
+			m.Func("", toNothing, slices.Repeat(asm.Code{}.Loop().End(), 60))
+		}, "bytes of a function after rewriting"},
 		"tables":        {many(3, func(m *asm.Module, _ int) { m.Table("", 1) }), "3 tables"},
 		"table entries": {many(2, func(m *asm.Module, _ int) { m.Table("", 51) }), "102 table entries"},
 		"segments":      {func(m *asm.Module) { m.Memory("", 1); many(3, func(m *asm.Module, _ int) { m.Data(0, "") })(m) }, "3 data segments"},
