@@ -17,6 +17,7 @@ import (
 var (
 	i32       = engines.I32
 	binaryI32 = asm.Func(asm.Types(i32, i32), asm.Types(i32))
+	i32x2     = asm.Func(asm.Types(i32, i32), nil)
 	toNothing = asm.Func(nil, nil)
 )
 
@@ -25,10 +26,10 @@ var (
 func sample() []byte {
 	m := new(asm.Module)
 	host := m.ImportFunc("env", "add", binaryI32)
-	copying := m.ImportFunc("env", "copy", toNothing)
+	copying := m.ImportFunc("env", "copy", i32x2)
 	m.Func("add", binaryI32, asm.Code{}.LocalGet(0).LocalGet(1).Op(asm.I32Add))
 	m.Func("call", binaryI32, asm.Code{}.LocalGet(0).LocalGet(1).Call(host))
-	m.Func("copy", toNothing, asm.Code{}.Call(copying))
+	m.Func("copy", toNothing, asm.Code{}.I32Const(8).I32Const(64).Call(copying))
 	m.Memory("memory", 1)
 	return m.Bytes()
 }
@@ -39,9 +40,9 @@ func sampleHost() engines.Imports {
 			stack[0] += stack[1]
 			return nil
 		}},
-		{Name: "copy", Type: toNothing, Call: func(_ context.Context, c engines.Caller, _ []uint64) error {
-			var b [64]byte
-			if m := c.Memory(); !m.Read(0, b[:]) || !m.Write(64, b[:]) {
+		{Name: "copy", Type: i32x2, Call: func(_ context.Context, c engines.Caller, stack []uint64) error {
+			b := make([]byte, stack[1])
+			if m := c.Memory(); !m.Read(stack[0], b) || !m.Write(100, b) {
 				return io.ErrShortBuffer
 			}
 			return nil

@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"math"
+	"math/bits"
 	"os"
 	"runtime"
 	"sync/atomic"
@@ -24,6 +26,7 @@ type wire struct {
 
 	seq     uint32             // of the last call
 	calls   uint64             // how often guest code was let run, which makes stale what was known
+	writes  uint64             // to its memories, by the kernel
 	depth   uint32             // of host calls under way
 	failure *engines.HostError // what the last host function that failed ended with
 	stacks  []uint64           // the stacks of the host calls under way
@@ -194,7 +197,7 @@ func cut(ctx context.Context, err error) error {
 type binding struct {
 	id      uint32
 	name    string
-	funcs   []boundFunc
+	funcs   []*boundFunc
 	cleanup runtime.Cleanup
 }
 
@@ -202,6 +205,25 @@ type boundFunc struct {
 	engines.HostFunction
 	slots, params, results int   // words
 	narrow                 []int // of the parameters
+
+	pairs uint32        // the parameters, a bit each, that could be an offset and have a length after them
+	ahead atomic.Uint32 // of them, those that were seen to be: what they point at comes with the call
+}
+
+func bound(fn engines.HostFunction) *boundFunc {
+	f := &boundFunc{
+		HostFunction: fn, slots: fn.Type.Slots(),
+		params: wordCount(fn.Type.Params), results: wordCount(fn.Type.Results), narrow: narrowWords(fn.Type.Params),
+	}
+	for i := range min(len(fn.Type.Params)-1, 32) {
+		if fn.Type.Params[i] == engines.V128 {
+			break // from here on a parameter is not its word
+		}
+		if fn.Type.Params[i] == engines.I32 && fn.Type.Params[i+1] == engines.I32 {
+			f.pairs |= 1 << i
+		}
+	}
+	return f
 }
 
 // hostKey is what a binding is made from.
@@ -229,7 +251,7 @@ func (t *wire) bind(name string, hm *engines.HostModule) (*binding, error) {
 	t.text(name)
 	t.uint32(uint32(len(hm.Functions)))
 	for _, fn := range hm.Functions {
-		b.funcs = append(b.funcs, boundFunc{fn, fn.Type.Slots(), wordCount(fn.Type.Params), wordCount(fn.Type.Results), narrowWords(fn.Type.Params)})
+		b.funcs = append(b.funcs, bound(fn))
 		t.text(fn.Name)
 		t.types(fn.Type.Params)
 		t.types(fn.Type.Results)
@@ -287,21 +309,23 @@ func (t *wire) hostCall(ctx context.Context, inst *instance, body []byte) error 
 	if b == nil || uint64(index) >= uint64(len(b.funcs)) {
 		return t.worker.lost(violation("a call of the host function %d of %d, which the instance was not linked to", index, id))
 	}
-	fn := &b.funcs[index]
+	fn := b.funcs[index]
 	base := len(t.stacks)
 	for range fn.slots {
 		t.stacks = append(t.stacks, 0)
 	}
 	stack := t.stacks[base : base+fn.slots : base+fn.slots]
 	d.words(stack[:fn.params])
-	if err := d.done(opHostCall); err != nil {
-		return t.worker.lost(err)
-	}
 	clean(stack, fn.narrow)
-
 	caller := caller{}
 	if size != noMemory {
-		caller.memory = &memory{instance: inst, ref: callerRef | t.depth, floor: size, exact: true, calls: t.calls}
+		caller.memory = &memory{
+			instance: inst, ref: callerRef | t.depth, floor: size, exact: true, calls: t.calls,
+			call: &callSite{binding: b.id, index: index, fn: fn, params: stack[:fn.params]},
+		}
+	}
+	if err := t.takeAhead(&d, caller.memory, fn, stack); err != nil {
+		return t.worker.lost(err)
 	}
 	t.depth++
 	err := link.Call(ctx, &fn.HostFunction, caller, stack)
@@ -320,6 +344,78 @@ func (t *wire) hostCall(ctx context.Context, inst *instance, body []byte) error 
 	t.words(stack[:fn.results])
 	t.end()
 	return nil
+}
+
+// callSite is the host call that a memory was lent to.
+type callSite struct {
+	binding, index uint32
+	fn             *boundFunc
+	params         []uint64
+
+	pieces []piece // that came with the call
+	state  uint64  // of the connection, as of which they are true
+}
+
+// piece is a part of a memory.
+type piece struct {
+	offset uint64
+	data   []byte
+}
+
+// takeAhead takes what the parameters point at off the end of an opHostCall
+// frame.
+func (t *wire) takeAhead(d *decoder, m *memory, fn *boundFunc, stack []uint64) error {
+	sent := d.uint32()
+	if sent&^fn.ahead.Load() != 0 || sent != 0 && m == nil {
+		return violation("a part of a memory that was not asked for")
+	}
+	for ; sent != 0; sent &= sent - 1 {
+		i := bits.TrailingZeros32(sent)
+		if stack[i+1] > maxAhead {
+			return violation("a part of a memory that is too large")
+		}
+		data := d.take(int(stack[i+1]))
+		if !m.instance.direct.Load() {
+			m.call.pieces = append(m.call.pieces, piece{stack[i], bytes.Clone(data)})
+		}
+	}
+	if m != nil {
+		m.call.state = t.calls + t.writes
+	}
+	return d.done(opHostCall)
+}
+
+// known copies what came with the call to dst, if it is that and still true.
+func (c *callSite) known(state, offset uint64, dst []byte) bool {
+	if c == nil || c.state != state {
+		return false
+	}
+	for _, p := range c.pieces {
+		if offset >= p.offset && offset-p.offset <= uint64(len(p.data)) && uint64(len(dst)) <= uint64(len(p.data))-(offset-p.offset) {
+			copy(dst, p.data[offset-p.offset:])
+			return true
+		}
+	}
+	return false
+}
+
+// learn takes note that the function reads what its parameters point at: from
+// now on that comes with its calls.
+func (t *wire) learn(c *callSite, offset uint64, n int) {
+	if c == nil || n > maxAhead {
+		return
+	}
+	for pairs := c.fn.pairs &^ c.fn.ahead.Load(); pairs != 0; pairs &= pairs - 1 {
+		i := bits.TrailingZeros32(pairs)
+		if c.params[i] == offset && c.params[i+1] == uint64(n) {
+			t.begin(opAhead)
+			t.uint32(c.binding)
+			t.uint32(c.index)
+			t.uint32(c.fn.ahead.Or(1<<i) | 1<<i)
+			t.end()
+			return
+		}
+	}
 }
 
 // caller is the instance that made a host call, as the host function sees it.

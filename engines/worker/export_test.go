@@ -145,9 +145,10 @@ func Conversation(wasm []byte) [][]byte {
 		t.types([]engines.ValueType{engines.I32, engines.I32})
 		t.types([]engines.ValueType{engines.I32})
 		t.text("copy")
-		t.types(nil)
+		t.types([]engines.ValueType{engines.I32, engines.I32})
 		t.types(nil)
 	})
+	frame(opAhead, func() { t.uint32(2); t.uint32(1); t.uint32(1) })
 	frame(opForget, func() { t.uint32(7) })
 	frame(opInstantiate, func() {
 		call(false)

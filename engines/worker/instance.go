@@ -282,7 +282,8 @@ type memory struct {
 	exact bool
 	calls uint64
 
-	dead bool // the host function that it was lent to has returned
+	call *callSite // that it was lent to; nil for an export
+	dead bool      // that has ended
 }
 
 func (m *memory) usable() bool { return !m.dead && m.instance.usable() == nil }
@@ -321,6 +322,11 @@ func (m *memory) Read(offset uint64, dst []byte) bool {
 	if !m.usable() {
 		return false
 	}
+	t := m.instance.wire
+	if m.call.known(t.calls+t.writes, offset, dst) {
+		return true
+	}
+	at, n := offset, len(dst)
 	whole := uint64(len(dst))
 	for first := true; first || len(dst) > 0; first = false {
 		n := min(len(dst), maxData)
@@ -329,6 +335,7 @@ func (m *memory) Read(offset uint64, dst []byte) bool {
 		}
 		offset, dst, whole = offset+uint64(n), dst[n:], whole-uint64(n)
 	}
+	t.learn(m.call, at, n)
 	return true
 }
 
@@ -364,8 +371,10 @@ func (m *memory) Write(offset uint64, src []byte) bool {
 	if !m.usable() {
 		return false
 	}
+	t := m.instance.wire
+	t.writes++
 	n := uint64(len(src))
-	if t := m.instance.wire; !m.instance.direct.Load() && len(t.out)+len(src) <= maxPending && offset <= m.floor && n <= m.floor-offset {
+	if !m.instance.direct.Load() && len(t.out)+len(src) <= maxPending && offset <= m.floor && n <= m.floor-offset {
 		t.begin(opPoke)
 		t.uint32(m.ref)
 		t.uint64(offset)

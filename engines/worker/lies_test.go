@@ -51,6 +51,7 @@ func init() {
 	lies["a host call with more parameters"] = instead(worker.OpHostCall, func(f []byte) []byte {
 		return worker.Frame(worker.OpHostCall, append(f[5:], 0)...)
 	})
+	lies["memory that was not asked for"] = instead(worker.OpHostCall, func(f []byte) []byte { f[len(f)-4] = 2; return f })
 	lies["too much data"] = instead(worker.OpData, func(f []byte) []byte { return worker.Frame(worker.OpData, append(f[5:], 0)...) })
 	lies["too little data"] = instead(worker.OpData, func(f []byte) []byte { return worker.Frame(worker.OpData, f[6:]...) })
 	lies["done for data"] = instead(worker.OpData, always(worker.Frame(worker.OpDone)))

@@ -2,14 +2,17 @@ package worker
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"net"
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -123,6 +126,7 @@ type server struct {
 type namedHost struct {
 	name string
 	*engines.HostModule
+	functions []*hostFunction
 }
 
 func newServer(e engines.WasmEngine) *server {
@@ -322,6 +326,8 @@ func (t *session) handle(op op, n int) error {
 	case opForget:
 		t.forget(d)
 		return d.done(op)
+	case opAhead:
+		return t.readAhead(d)
 	case opInstantiate:
 		err = t.instantiate(d)
 	case opFuelUsed:
@@ -431,16 +437,19 @@ func (t *session) dropModule(d *decoder) error {
 func (t *session) define(d *decoder) error {
 	id, name, n := d.uint32(), d.text(), d.uint32()
 	hm := new(engines.HostModule)
+	var functions []*hostFunction
 	for i := uint32(0); i < n && !d.bad; i++ {
 		fn := engines.HostFunction{Name: d.text(), Type: engines.FuncType{Params: d.types(), Results: d.types()}}
-		fn.Call = hostCall(id, i, fn.Type)
+		f := &hostFunction{binding: id, index: i, params: wordCount(fn.Type.Params), results: wordCount(fn.Type.Results)}
+		fn.Call = f.call
+		functions = append(functions, f)
 		hm.Functions = append(hm.Functions, fn)
 	}
 	if err := d.done(opDefine); err != nil {
 		return err
 	}
 	t.server.mu.Lock()
-	t.server.hosts[id] = namedHost{name, hm}
+	t.server.hosts[id] = namedHost{name, hm, functions}
 	t.server.mu.Unlock()
 	t.report(nil)
 	return nil
@@ -452,6 +461,22 @@ func (t *session) forget(d *decoder) {
 	for len(d.b) > 0 {
 		delete(t.server.hosts, d.uint32())
 	}
+}
+
+// readAhead has calls of a host function bring what it will read.
+func (t *session) readAhead(d *decoder) error {
+	id, index, pairs := d.uint32(), d.uint32(), d.uint32()
+	if err := d.done(opAhead); err != nil {
+		return err
+	}
+	t.server.mu.Lock()
+	defer t.server.mu.Unlock()
+	functions := t.server.hosts[id].functions
+	if uint64(index) >= uint64(len(functions)) {
+		return violation("the host function %d of %d, which is none", index, id)
+	}
+	functions[index].ahead.Store(pairs)
+	return nil
 }
 
 func (t *session) instantiate(d *decoder) error {
@@ -580,30 +605,56 @@ type lostError struct{ err error }
 
 func (e *lostError) Error() string { return e.err.Error() }
 
-// hostCall is what the guest calls in place of a function of the kernel's: it
-// has the kernel call that, over the connection that the guest was called by.
-func hostCall(binding, function uint32, typ engines.FuncType) func(context.Context, engines.Caller, []uint64) error {
-	params, results := wordCount(typ.Params), wordCount(typ.Results)
-	return func(ctx context.Context, caller engines.Caller, stack []uint64) error {
-		t, ok := ctx.Value(sessionKey{}).(*session)
-		if !ok {
-			return errors.New("the engine lost the call's context")
-		}
-		return t.askHost(binding, function, caller.Memory(), stack[:params], stack[:results])
-	}
+// hostFunction is what the guest calls in place of a function of the kernel's:
+// it has the kernel call that, over the connection that the guest was called by.
+type hostFunction struct {
+	binding, index  uint32
+	params, results int           // words
+	ahead           atomic.Uint32 // the parameters, a bit each, that are offsets of what the function reads; lengths follow them
 }
 
-func (t *session) askHost(binding, function uint32, memory engines.Memory, params, results []uint64) error {
+func (f *hostFunction) call(ctx context.Context, caller engines.Caller, stack []uint64) error {
+	t, ok := ctx.Value(sessionKey{}).(*session)
+	if !ok {
+		return errors.New("the engine lost the call's context")
+	}
+	return t.askHost(f, caller.Memory(), stack[:f.params], stack[:f.results])
+}
+
+// writeAhead ends an opHostCall frame with the parts of memory that the
+// function will read.
+func (t *session) writeAhead(f *hostFunction, memory engines.Memory, params []uint64) {
+	at := len(t.out)
+	t.uint32(0)
+	var sent uint32
+	for pairs := f.ahead.Load(); pairs != 0 && memory != nil; pairs &= pairs - 1 {
+		i := bits.TrailingZeros32(pairs)
+		if i+1 >= len(params) || uint32(params[i+1]) > maxAhead {
+			continue
+		}
+		from, n := len(t.out), int(uint32(params[i+1]))
+		t.out = slices.Grow(t.out, n)[:from+n]
+		if memory.Read(uint64(uint32(params[i])), t.out[from:]) {
+			sent |= 1 << i
+		} else {
+			t.out = t.out[:from]
+		}
+	}
+	binary.LittleEndian.PutUint32(t.out[at:], sent)
+}
+
+func (t *session) askHost(f *hostFunction, memory engines.Memory, params, results []uint64) error {
 	size := noMemory
 	if memory != nil {
 		size = memory.Size()
 	}
 	c := &t.conn
 	c.begin(opHostCall)
-	c.uint32(binding)
-	c.uint32(function)
+	c.uint32(f.binding)
+	c.uint32(f.index)
 	c.uint64(size)
 	c.words(params)
+	t.writeAhead(f, memory, params)
 	c.end()
 	if err := c.flush(); err != nil {
 		return &lostError{err}

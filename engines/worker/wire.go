@@ -19,6 +19,7 @@ const (
 	opDropModule                // module
 	opDefine                    // binding, its name, functions: from now on they can be imported
 	opForget                    // bindings; no answer
+	opAhead                     // binding, function, parameters: what they point at is to come with its calls; no answer
 	opInstantiate               // sequence, cancellable, module, instance, its imports
 	opCall                      // sequence, cancellable, export, parameters: opResult or opError
 	opRead                      // memory, offset, length, length of the whole: opData or opFalse
@@ -42,7 +43,7 @@ const (
 	opData        // bytes
 	opResult      // results
 	opError       // kind and what belongs to it
-	opHostCall    // binding, function, size of the caller's memory, parameters: opHostReturn or opHostFail
+	opHostCall    // binding, function, size of the caller's memory, parameters, what they point at: opHostReturn or opHostFail
 )
 
 // How the kernel answers a host call.
@@ -53,6 +54,10 @@ const (
 
 // callerRef is the flag of a memory reference that names a host call's caller.
 const callerRef = 1 << 31
+
+// maxAhead is how much of a memory comes with a host call for each pair of
+// parameters that is an offset and a length, in bytes.
+const maxAhead = 4 << 10
 
 // maxWatched is how many globals of an instance are watched.
 const maxWatched = 8

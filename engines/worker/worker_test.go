@@ -490,6 +490,57 @@ func TestGlobals(t *testing.T) {
 	}
 }
 
+// What came with a host call is read as it is when it is read.
+func TestReadAhead(t *testing.T) {
+	e := newEngine(t, config(t))
+	m := new(asm.Module)
+	host := m.ImportFunc("env", "f", i32x2)
+	m.Memory("memory", 1)
+	m.Func("f", i32x2, asm.Code{}.LocalGet(0).LocalGet(1).Call(host))
+	m.Func("store", i32x2, asm.Code{}.LocalGet(0).LocalGet(1).I32Store(0))
+	var inst engines.Instance
+	inst = load(t, e, m.Bytes(), engines.Imports{Host: map[string]*engines.HostModule{"env": {Functions: []engines.HostFunction{{
+		Name: "f", Type: i32x2,
+		Call: func(ctx context.Context, c engines.Caller, stack []uint64) error {
+			offset, mem := stack[0], c.Memory()
+			got := make([]byte, stack[1])
+			if !mem.Read(offset, got) {
+				return errors.New("out of bounds")
+			}
+			read := func(want byte) error {
+				if !mem.Read(offset, got) || got[0] != want {
+					return fmt.Errorf("read %d, want %d", got[0], want)
+				}
+				return nil
+			}
+			first := got[0]
+			mem.Write(offset, []byte{first + 1})
+			if err := read(first + 1); err != nil {
+				return err
+			}
+			inst.Memory("memory").Write(offset, []byte{first + 2})
+			if err := read(first + 2); err != nil {
+				return err
+			}
+			if err := fn(t, inst, "store").Call(ctx, []uint64{offset, uint64(first) + 3}); err != nil {
+				return err
+			}
+			return read(first + 3)
+		},
+	}}}}})
+	f := fn(t, inst, "f")
+	for i := range uint64(20) {
+		for _, at := range [][2]uint64{{16, 8}, {1000, 4096}, {engines.PageSize - 5000, 5000}} {
+			if err := f.Call(t.Context(), []uint64{at[0], at[1]}); err != nil {
+				t.Fatalf("call %d of %d: %v", i, at, err)
+			}
+		}
+		if err := f.Call(t.Context(), []uint64{engines.PageSize - 4, 5}); err == nil || !strings.Contains(err.Error(), "out of bounds") {
+			t.Fatalf("call %d out of bounds: %v", i, err)
+		}
+	}
+}
+
 // Memory larger than a frame passes whole or not at all.
 func TestLargeMemory(t *testing.T) {
 	e := newEngine(t, config(t))
