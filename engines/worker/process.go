@@ -158,7 +158,8 @@ func (w *worker) tend() {
 	w.watch()
 	w.mu.Lock()
 	crash := &CrashError{Engine: w.info.Name, PID: w.proc.PID(), Killed: w.killed, How: w.log.how(w.proc.ExitError())}
-	wanted := w.retired || w.engine.closed()
+	retired := w.retired
+	wanted := w.killed == replacedReason || w.engine.closed()
 	w.err = crash
 	close(w.ended)
 	for t := range w.wires {
@@ -176,6 +177,8 @@ func (w *worker) tend() {
 	w.engine.drop(w)
 	if !wanted {
 		w.engine.cfg.Logger.Error("a worker crashed", "error", crash)
+	}
+	if !wanted && !retired {
 		w.engine.startWorker(nil)
 	}
 	w.engine.mu.Unlock()

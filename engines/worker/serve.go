@@ -394,7 +394,7 @@ func (t *session) cancel(seq uint32) {
 			return
 		}
 	}
-	if seq > t.begun && len(t.early) < maxEarly {
+	if after := int32(seq - t.begun); after > 0 && len(t.early) < maxEarly {
 		t.early = append(t.early, seq)
 	}
 }

@@ -95,14 +95,16 @@ func (c *Config) check() error {
 	return nil
 }
 
-// New starts a worker and returns the engine that it runs. Info tells what that
-// engine told: [Interrupt] and the other features are its own.
+// New starts a worker and returns the engine that it runs, which the caller
+// closes. Its features are those that the engine has in process; but a call
+// whose context is done ends on any, if need be with its worker.
 //
-// Errors: *[child.Error] when the binary is not what was configured or does not
+// Beside the contract's errors, everything of the engine can return a
+// *[CrashError]; a call that was cancelled and cost its worker's life is a
+// *[engines.Trap] of class [engines.TrapInterrupted] that wraps one.
+//
+// Errors: *child.Error when the binary is not what was configured or does not
 // serve; *[engines.UnsupportedError] on a system without workers.
-//
-// [Interrupt]: engines.Features
-// [child.Error]: forgeone.dev/forgeone/child.Error
 func New(cfg Config) (engines.WasmEngine, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
