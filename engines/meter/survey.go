@@ -20,12 +20,12 @@ type survey struct {
 // A loop without loops inside is written out several times, so that the
 // counter is looked at once in as many turns.
 const (
-	turnsCost = 128 // of all turns that are written out, at most
+	turnsCost = 192 // of all turns that are written out, at most
 	maxTurns  = 16
 )
 
 // quietCost is the most that a function may cost that is charged by its
-// callers. One that is called indirectly is charged indirectCost instead.
+// callers. To a deadline, one that is called indirectly costs indirectCost.
 const (
 	quietCost    = 64
 	indirectCost = 8
@@ -38,7 +38,9 @@ func (w *rewriter) survey() error {
 		r := body.reader()
 		w.locals(r)
 		s := &w.surveys[i]
-		quiet := !w.plan.Fuel && w.cyclic == nil
+		fn := uint32(w.imported + i)
+		// Fuel is exact: all callers must be known, and what they pay for.
+		quiet := w.cyclic == nil && !(w.plan.Fuel && (w.addressed[fn] || w.hasStart && w.start == fn))
 		var open []int // blocks: the index of a loop, else -1
 		inner := -1    // the loop entered last, if none has ended since
 		before := int64(0)
@@ -70,6 +72,7 @@ func (w *rewriter) survey() error {
 			default:
 				quiet = quiet && !in.op.bulk()
 			}
+			quiet = quiet && !(w.plan.Fuel && in.op.branches())
 			s.copies = s.copies || in.op.copies()
 			s.cost += in.cost()
 		}
@@ -81,6 +84,15 @@ func (w *rewriter) survey() error {
 		}
 	}
 	return nil
+}
+
+// branches reports whether what comes after the instruction may not run.
+func (op opcode) branches() bool {
+	switch op {
+	case opIf, opElse, opBr, opBrIf, opBrTable, opReturn, opUnreachable:
+		return true
+	}
+	return false
 }
 
 // surveyOf is the survey of a function, nil if it is imported.
