@@ -51,7 +51,7 @@ var rooms = map[string][]string{
 	"plugins/examples/...": {"sdk", "sdk/guest", "sdk/native", "plugins/examples/..."},
 
 	"cmd/forgeone":          {"*"},
-	"cmd/forgeone/builtins": {"engines", "engines/wazero", "engines/wasmer", "engines/wasmtime", "host"},
+	"cmd/forgeone/builtins": {"engines", "engines/wazero", "engines/wasmer", "engines/wasmtime", "engines/meter", "engines/worker", "config", "host"},
 	"cmd/forgeone-engine":   {"engines", "engines/wazero", "engines/wasmer", "engines/wasmtime", "engines/worker/..."},
 }
 

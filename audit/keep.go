@@ -118,7 +118,8 @@ func (l *Log) settle(due bool) error {
 	if err := l.flush(v); err != nil {
 		return err // is in force as l.failure
 	}
-	due = v.next > l.covered && (due || v.next-l.covered >= l.every)
+	// A log's first checkpoint does not wait: without one nothing of it is proved.
+	due = v.next > l.covered && (due || v.next-l.covered >= l.every || l.checkpoints == 0)
 	if !due && len(v.parts) == 1 {
 		return nil // nobody waits for the tree
 	}

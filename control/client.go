@@ -121,7 +121,7 @@ func (c *Client) Call(ctx context.Context, ref, function string, input []byte) (
 	if t, ok := ctx.Deadline(); ok {
 		left := time.Until(t)
 		if left <= 0 {
-			return nil, context.DeadlineExceeded
+			return nil, fmt.Errorf("the time for the call was over before it was sent: %w", context.DeadlineExceeded)
 		}
 		q.Set("timeout", left.String())
 		// The kernel's own answer says more than a connection cut off.

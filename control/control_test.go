@@ -466,6 +466,9 @@ func TestListen(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := Listen(filepath.Join(filepath.Dir(path), "none", "c.sock")); err == nil || !strings.Contains(err.Error(), "does not exist: make it") {
+		t.Errorf("a socket in a directory that is not there: %v", err)
+	}
 	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "something else") {
 		t.Errorf("listen on a file: %v", err)
 	}

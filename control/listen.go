@@ -46,6 +46,9 @@ func Listen(path string) (*Listener, error) {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temp, Net: "unix"})
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("control socket %s: its directory does not exist: make it, or set another socket in the kernel block", path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}

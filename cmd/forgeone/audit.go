@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 
 	"forgeone.dev/forgeone/audit"
 	"forgeone.dev/forgeone/control"
+	"forgeone.dev/forgeone/zta"
 )
 
 func (c *cli) audit() *cobra.Command {
@@ -38,17 +41,17 @@ func (l *logDir) find() (string, error) {
 	if l.dir != "" {
 		return l.dir, nil
 	}
-	cfg, err := loadConfig(l.config)
+	places, err := locate(l.config)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w\n--dir reaches a log all the same", err)
 	}
-	return cfg.Audit.Dir, nil
+	return places.AuditDir, nil
 }
 
 // verification is what audit verify has found.
 type verification struct {
 	Dir         string     `json:"dir"`
-	Intact      bool       `json:"intact"`
+	Intact      bool       `json:"intact"` // and there is a checkpoint that says so
 	Records     uint64     `json:"records"`
 	Root        string     `json:"root"`
 	Checkpoints uint64     `json:"checkpoints"`
@@ -74,7 +77,8 @@ func (c *cli) auditVerify() *cobra.Command {
 		Short: "Check that an audit log is what its writer made",
 		Long: `Check every line of an audit log, the Merkle tree over them and the signed
 checkpoints. The exit code is 0 only if all is intact; otherwise the first bad
-record is named. The log may be being written.
+record is named. A log without any checkpoint is not proved to be anything, and
+does not pass. The log may be being written.
 
 Without --key the key beside the log is used, which shows damage but not a
 forger who has replaced both.`,
@@ -106,7 +110,7 @@ func (c *cli) verify(ctx context.Context, o audit.VerifyOptions) error {
 		return err
 	}
 	v := verification{
-		Dir: o.Dir, Intact: err == nil, Records: r.Records, Root: r.Root, Checkpoints: r.Checkpoints,
+		Dir: o.Dir, Intact: err == nil && r.Checkpoints > 0, Records: r.Records, Root: r.Root, Checkpoints: r.Checkpoints,
 		Covered: r.Covered, Uncovered: r.Uncovered, Unanswered: r.Unanswered, Warnings: append([]string{}, r.Warnings...),
 	}
 	if r.FirstBad != nil {
@@ -123,8 +127,11 @@ func (c *cli) verify(ctx context.Context, o audit.VerifyOptions) error {
 
 func printVerification(p *printer, v verification) {
 	verdict := "intact"
-	if !v.Intact {
+	switch {
+	case v.FirstBad != nil:
 		verdict = "NOT INTACT"
+	case !v.Intact:
+		verdict = "NOT PROVED: it has no checkpoint"
 	}
 	p.row("log", v.Dir)
 	p.row("verdict", verdict)
@@ -143,17 +150,13 @@ func printVerification(p *printer, v verification) {
 
 // progress shows how far something is, if standard error is a terminal.
 func (c *cli) progress(what string) func(done, total int64) {
-	f, ok := c.err.(*os.File)
-	if !ok {
-		return nil
-	}
-	if fi, err := f.Stat(); err != nil || fi.Mode()&os.ModeCharDevice == 0 {
+	if !isTerminal(c.err) {
 		return nil
 	}
 	return func(done, total int64) {
-		fmt.Fprintf(f, "\r%s: %3d %%", printable(what), 100*done/max(total, 1))
+		fmt.Fprintf(c.err, "\r%s: %3d %%", printable(what), 100*done/max(total, 1))
 		if done == total {
-			fmt.Fprint(f, "\r\x1b[K")
+			fmt.Fprint(c.err, "\r\x1b[K")
 		}
 	}
 }
@@ -191,6 +194,12 @@ stand in the log (jsonl), or as a table that is safe to open in a spreadsheet
 			default:
 				return &usageError{fmt.Errorf("--format %q: want jsonl or csv", format)}
 			}
+			if err := checkFilter(f); err != nil {
+				return err
+			}
+			if logs, err := fs.Glob(os.DirFS(dir), "*.log"); err != nil || len(logs) == 0 {
+				return fmt.Errorf("export: there is no audit log in %s", dir)
+			}
 			w := io.Writer(c.out)
 			if file != "" {
 				out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // the user names the file
@@ -213,6 +222,23 @@ stand in the log (jsonl), or as a table that is safe to open in a spreadsheet
 	cmd.Flags().StringVar(&kind, "kind", "", "only of this kind: kernel, module, plugin, capability, call, syscall, policy, quarantine or audit")
 	cmd.Flags().StringVar(&decision, "decision", "", "only with this decision: allowed, blocked, frozen or quarantined")
 	return cmd
+}
+
+// checkFilter refuses what no record has: an export without records must mean
+// that there are none.
+func checkFilter(f audit.Filter) error {
+	kinds := []audit.Kind{
+		"", audit.KindKernel, audit.KindModule, audit.KindPlugin, audit.KindCapability, audit.KindCall,
+		audit.KindSyscall, audit.KindPolicy, audit.KindQuarantine, audit.KindAudit,
+	}
+	if !slices.Contains(kinds, f.Kind) {
+		return &usageError{fmt.Errorf("--kind %q: want one of %q", f.Kind, kinds[1:])}
+	}
+	decisions := []string{"", zta.Allow.String(), zta.Block.String(), zta.Freeze.String(), zta.Quarantine.String()}
+	if !slices.Contains(decisions, f.Decision) {
+		return &usageError{fmt.Errorf("--decision %q: want one of %q", f.Decision, decisions[1:])}
+	}
+	return nil
 }
 
 func (c *cli) auditKeygen() *cobra.Command {

@@ -12,7 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"forgeone.dev/forgeone/audit"
 	"forgeone.dev/forgeone/capability"
+	"forgeone.dev/forgeone/cmd/forgeone/builtins"
 	"forgeone.dev/forgeone/config"
 	"forgeone.dev/forgeone/control"
 	"forgeone.dev/forgeone/host"
@@ -22,15 +24,15 @@ import (
 
 // callOptions are the flags of call.
 type callOptions struct {
-	engine, abi, input, config string
-	timeout                    time.Duration
+	engine, abi, input, config, auditDir string
+	timeout                              time.Duration
 }
 
 func (c *cli) call() *cobra.Command {
 	var o callOptions
 	cmd := &cobra.Command{
 		Use:   "call [flags] MODULE.wasm|PLUGIN FUNCTION [ARGS…]",
-		Short: "Call a function of a module or plugin; the result goes to standard output as it is",
+		Short: "Call a function of a module or plugin; the result goes to standard output",
 		Long: `Call a function of a plugin of a configuration, or of a module.
 
 With --config, the call goes through the kernel that runs on the configuration's
@@ -39,7 +41,11 @@ directory's lock.
 
 Without --config, the module runs on its own: it is granted what language
 runtimes need to start (clock, sleep, randomness, standard output and error,
-both of which go to standard error) and nothing else.
+both of which go to standard error) and nothing else. What it asks for is put on
+record in a log of its own, which is removed at the end: --audit-dir keeps it.
+
+The result is written as it is, but to a terminal, on which control characters
+and what is invisible are escaped.
 
 Plain exports take numbers as ARGS; put -- before the first if one is negative.
 Functions of forge/1 and native plugins take --input.`,
@@ -61,6 +67,9 @@ Functions of forge/1 and native plugins take --input.`,
 			if err != nil {
 				return err
 			}
+			if isTerminal(c.out) {
+				out = forTerminal(out)
+			}
 			_, err = c.out.Write(out)
 			return err
 		}),
@@ -70,8 +79,13 @@ Functions of forge/1 and native plugins take --input.`,
 	cmd.Flags().StringVar(&o.input, "input", "", "input: the text itself, @FILE, or - for standard input")
 	cmd.Flags().StringVar(&o.config, "config", "", "configuration that PLUGIN is in")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "how long the call may take, such as 2s; default as configured")
+	cmd.Flags().StringVar(&o.auditDir, "audit-dir", "", "keep the audit log of the call of a module in this directory")
+	cmd.MarkFlagsMutuallyExclusive("config", "audit-dir")
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &usageError{fmt.Errorf("%w; put -- before a negative number; see %s --help", err, cmd.CommandPath())}
+		if flag, ok := strings.CutPrefix(err.Error(), "unknown shorthand flag: '"); ok && strings.ContainsAny(flag[:1], "0123456789.") {
+			err = fmt.Errorf("%w; put -- before a negative number", err)
+		}
+		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	return cmd
 }
@@ -104,23 +118,31 @@ func (c *cli) callFunction(ctx context.Context, o callOptions, target, function 
 	if o.engine != "" {
 		return nil, &usageError{errors.New("--engine is for a module: the engine of a plugin stands in its configuration")}
 	}
-	cfg, err := loadConfig(o.config)
+	places, err := locate(o.config)
 	if err != nil {
 		return nil, err
 	}
-	pc, err := pluginOf(cfg, o.config, target)
-	if err != nil {
-		return nil, err
-	}
-	k, err := control.Dial(ctx, cfg.Kernel.Socket)
+	k, err := control.Dial(ctx, places.Socket)
 	if errors.Is(err, control.ErrNotRunning) {
+		cfg, err := loadConfig(o.config)
+		if err != nil {
+			return nil, err
+		}
+		pc, err := pluginOf(cfg, o.config, target)
+		if err != nil {
+			return nil, err
+		}
 		return q.underLock(ctx, cfg, pc)
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer k.Close()
-	return q.remote(ctx, k, pc.Name)
+	name, err := runningPlugin(ctx, k, target)
+	if err != nil {
+		return nil, err
+	}
+	return q.remote(ctx, k, name)
 }
 
 // readInput is the input that the flag says.
@@ -166,6 +188,34 @@ func pluginOf(cfg *config.Config, path, target string) (host.PluginConfig, error
 		return same[0], nil
 	}
 	return host.PluginConfig{}, &control.Error{Kind: control.NotFound, Message: fmt.Sprintf("no plugin %q in %s: it has %s", target, path, list(names))}
+}
+
+// runningPlugin is the name of the one plugin of a running kernel whose module
+// the path is, if target is a path; else it is the name.
+func runningPlugin(ctx context.Context, k *control.Client, target string) (string, error) {
+	if _, err := os.Stat(target); err != nil {
+		return target, nil
+	}
+	ps, err := k.Plugins(ctx)
+	if err != nil {
+		return "", err
+	}
+	var same []string
+	for _, p := range ps {
+		if p.Name == target {
+			return target, nil
+		}
+		if sameFile(p.Wasm, target) {
+			same = append(same, p.Name)
+		}
+	}
+	switch len(same) {
+	case 0:
+		return target, nil // the kernel says what it has
+	case 1:
+		return same[0], nil
+	}
+	return "", &control.Error{Kind: control.NotFound, Message: fmt.Sprintf("%s is the module of several plugins, %s: call one of them by name", target, list(same))}
 }
 
 func sameFile(a, b string) bool {
@@ -260,14 +310,15 @@ func (q *call) on(ctx context.Context, h *host.PluginHost, pc host.PluginConfig)
 // Go's for one, do not start.
 var runtimeNeeds = []string{"time_get", "time_sleep", "random_get", "stdio_write"}
 
-// module runs a module on its own, with a private audit log.
+// module runs a module on its own. Its audit log goes with it, unless it is to be
+// kept.
 func (q *call) module(ctx context.Context, path string) (_ []byte, err error) {
 	if filepath.Ext(path) != ".wasm" && !strings.ContainsRune(path, filepath.Separator) {
 		return nil, &usageError{fmt.Errorf("%q is no path of a module (*.wasm): give --config to call a plugin by name", path)}
 	}
-	engine, err := linkedEngine(q.options.engine)
+	engine, err := builtins.Find(q.options.engine, "", q.logger().Named("engine"))
 	if err != nil {
-		return nil, err
+		return nil, &usageError{err}
 	}
 	registry, err := newRegistry(syscalls.Options{Stdio: func(_, _ string, p []byte) {
 		_, _ = io.WriteString(q.err, paragraph(strings.TrimSuffix(string(p), "\n"))+"\n") // as far as it can be shown
@@ -279,17 +330,29 @@ func (q *call) module(ctx context.Context, path string) (_ []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	logger := q.logger()
-	h, err := host.NewPluginHost(host.WithEngine(engine.New), host.WithSyscalls(registry), host.WithLogger(logger),
-		host.WithPolicies(zta.Enforce, zta.Policy{Name: "runtime", Syscalls: runtimeNeeds}))
+	opts := []host.Option{
+		host.WithEngine(engine.New), host.WithSyscalls(registry), host.WithLogger(q.logger()),
+		host.WithPolicies(zta.Enforce, zta.Policy{Name: "runtime", Syscalls: runtimeNeeds}),
+	}
+	if q.options.auditDir != "" {
+		log, err := audit.Open(audit.Options{Dir: q.options.auditDir, Name: "forgeone/call", AllowGenerate: true})
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, log.Close()) }()
+		opts = append(opts, host.WithLog(log))
+	}
+	h, err := host.NewPluginHost(opts...)
 	if err != nil {
 		return nil, err
 	}
-	logger.Info("private audit log", "dir", h.AuditDir())
 	defer func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
 		err = errors.Join(err, h.Close(end))
+		if own := h.AuditDir(); own != "" {
+			err = errors.Join(err, os.RemoveAll(own))
+		}
 	}()
 	name := strings.TrimSuffix(filepath.Base(path), ".wasm")
 	return q.on(ctx, h, host.PluginConfig{

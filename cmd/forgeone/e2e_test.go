@@ -306,7 +306,7 @@ plugin "idle" {
 	if r := call("tool", "add", "--", "-1", "4").want(t, 0); r.out != "3" {
 		t.Errorf("add(-1, 4) = %q", r.out)
 	}
-	if r := call(filepath.Join(dir, "tool.wasm"), "add", "1", "1"); r.code == 0 || !strings.Contains(r.err, "tool, broken, idle") {
+	if r := call(filepath.Join(dir, "tool.wasm"), "add", "1", "1"); r.code == 0 || !strings.Contains(r.err, "idle, tool") {
 		t.Errorf("an ambiguous module was called: %+v", r)
 	}
 	if r := call("tool", "roll").want(t, 0); r.out != "0" {
@@ -412,7 +412,7 @@ policy "no-random" {
 	forgeone(t, "quarantine", "show", "--config", config, "Q-1").want(t, 0, "artifact", "no-random")
 	forgeone(t, "quarantine", "show", "--config", config, "Q-9").want(t, 1, "no such case")
 	forgeone(t, "quarantine", "release", "--config", config, "Q-1").want(t, 2, "reason")
-	forgeone(t, "quarantine", "release", "--config", config, "--reason", "reviewed", "Q-1").want(t, 0, fmt.Sprintf("uid:%d", os.Getuid()))
+	forgeone(t, "quarantine", "release", "--config", config, "--reason", "reviewed", "Q-1").want(t, 0, fmt.Sprintf("uid:%d", os.Getuid()), "forgeone plugin start")
 	forgeone(t, "quarantine", "release", "--config", config, "--reason", "reviewed", "Q-1").want(t, 1, "released already")
 	forgeone(t, "plugin", "start", "--config", config, "tool").want(t, 0, "active")
 	if st := statusOf(t, config); st.OpenCases != 0 {
@@ -498,6 +498,64 @@ func TestCallModule(t *testing.T) {
 	forgeone(t, "call", module, "add", "-1", "2").want(t, 2, "put -- before")
 	forgeone(t, "call", module+".missing.wasm", "add", "1", "2").want(t, 2, "no such file")
 	forgeone(t, "call", "tool", "add", "1", "2").want(t, 2, "--config")
+	forgeone(t, "call", module, "add", "--fule", "1", "2").want(t, 2, "unknown flag: --fule; see")
+}
+
+// The log of a module's call goes with it, unless it is to be kept.
+func TestCallModuleAuditLog(t *testing.T) {
+	t.Parallel()
+	dir := newDir(t)
+	module, temp, kept := filepath.Join(dir, "tool.wasm"), filepath.Join(dir, "temp"), filepath.Join(dir, "kept")
+	write(t, module, toolModule())
+	if err := os.Mkdir(temp, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run := func(code int, args ...string) {
+		t.Helper()
+		cmd := exec.Command(binary, append([]string{"call", module}, args...)...)
+		cmd.Env = append(os.Environ(), "TMPDIR="+temp, "TMP="+temp)
+		if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != code {
+			t.Fatalf("%q: %v\n%s", args, err, out)
+		}
+		left, err := os.ReadDir(temp)
+		if err != nil || len(left) != 0 {
+			t.Errorf("%q leaves %v, %v", args, left, err)
+		}
+	}
+	run(0, "roll")
+	run(1, "trap")
+	run(0, "roll", "--audit-dir", kept)
+	run(0, "add", "--audit-dir", kept, "1", "2") // a second call goes on in the same log
+	forgeone(t, "audit", "verify", "--dir", kept).want(t, 0, "intact")
+	if r := forgeone(t, "audit", "export", "--dir", kept, "--kind", "call").want(t, 0, `"function":"roll"`, `"function":"add"`); r.out == "" {
+		t.Error("no calls on record")
+	}
+	forgeone(t, "call", "--config", "x", "--audit-dir", kept, "tool", "roll").want(t, 2, "audit-dir")
+}
+
+// A configuration that is being mended, or whose secrets only the kernel has,
+// still leads to the kernel and its log.
+func TestBrokenConfigLeadsToTheKernel(t *testing.T) {
+	t.Parallel()
+	config := setup(t, baseConfig+toolPlugin+allowRandom)
+	d := serve(t, config)
+	write(t, config, []byte(baseConfig+"bogus = env(\"FORGEONE_IS_NOT_SET\")\n"))
+	eventually(t, "the refusal of a broken configuration", func() bool { return statusOf(t, config).Config.Problem != "" })
+	forgeone(t, "status", "--config", config).want(t, 0, "NOT IN FORCE", "bogus")
+	if r := forgeone(t, "call", "--config", config, "tool", "add", "1", "2").want(t, 0); r.out != "3" {
+		t.Errorf("call: %+v", r)
+	}
+	forgeone(t, "call", "--config", config, filepath.Join(filepath.Dir(config), "tool.wasm"), "add", "1", "2").want(t, 0, "3")
+	forgeone(t, "plugin", "stop", "--config", config, "tool").want(t, 0, "stopped")
+	forgeone(t, "audit", "verify", "--config", config).want(t, 0, "intact")
+	forgeone(t, "audit", "export", "--config", config, "--kind", "call").want(t, 0, "add")
+	d.signal(syscall.SIGTERM)
+	forgeone(t, "call", "--config", config, "tool", "add", "1", "2").want(t, 2, "bogus")
+	forgeone(t, "serve", "--config", config).want(t, 2, "bogus")
+
+	write(t, config, []byte("kernel {"))
+	forgeone(t, "status", "--config", config).want(t, 2, "Unclosed", "--state-dir")
+	forgeone(t, "audit", "verify", "--config", config).want(t, 2, "Unclosed", "--dir")
 }
 
 // Bytes go in and come out as they are, over the socket and without; what a
@@ -626,6 +684,32 @@ func TestAuditVerifyFindsDamage(t *testing.T) {
 	write(t, segments[0], b)
 	forgeone(t, "audit", "verify", "--dir", dir).want(t, 0)
 	forgeone(t, "audit", "verify", "--dir", filepath.Join(dir, "none")).want(t, 1)
+
+	// Without a checkpoint, all of it may be anyone's.
+	if err := os.Remove(filepath.Join(dir, "checkpoints")); err != nil {
+		t.Fatal(err)
+	}
+	forgeone(t, "audit", "verify", "--dir", dir).want(t, 1, "NOT PROVED")
+	forgeone(t, "audit", "verify", "--dir", dir, "--format", "json").want(t, 1, `"intact": false`)
+}
+
+// An export without records means that there are none: what cannot be on record
+// is refused.
+func TestAuditExport(t *testing.T) {
+	t.Parallel()
+	config := setup(t, baseConfig+toolPlugin+allowRandom)
+	forgeone(t, "call", "--config", config, "tool", "roll").want(t, 0)
+	export := func(args ...string) result {
+		return forgeone(t, append([]string{"audit", "export", "--config", config}, args...)...)
+	}
+	export("--kind", "syscall", "--decision", "allowed").want(t, 0, "random_get")
+	if r := export("--decision", "blocked").want(t, 0); r.out != "" {
+		t.Errorf("blocked: %s", r.out)
+	}
+	export("--kind", "syscal").want(t, 2, `"syscall"`)
+	export("--decision", "denied").want(t, 2, `"blocked"`)
+	forgeone(t, "audit", "export", "--dir", filepath.Dir(config)).want(t, 1, "no audit log")
+	forgeone(t, "audit", "export", "--dir", filepath.Join(filepath.Dir(config), "none")).want(t, 1, "no audit log")
 }
 
 func TestAuditKey(t *testing.T) {
@@ -655,17 +739,36 @@ func TestEngines(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		return
 	}
+	// A binary that is there and does not work is said to be what it is.
 	worker := filepath.Join(filepath.Dir(binary), "forgeone-engine-wasmer")
 	t.Cleanup(func() { _ = os.Remove(worker) })
-	script := "#!/bin/sh\n" + `echo '{"name":"wasmer","version":"9.9","features":{"memory_limit":true}}'` + "\n"
-	if err := os.WriteFile(worker, []byte(script), 0o700); err != nil { //nolint:gosec // it is run
-		t.Fatal(err)
-	}
-	forgeone(t, "engines").want(t, 0, "9.9", "memory limit", "not built yet")
 	if err := os.WriteFile(worker, []byte("#!/bin/sh\necho broken >&2; exit 3\n"), 0o700); err != nil { //nolint:gosec // it is run
 		t.Fatal(err)
 	}
-	forgeone(t, "engines").want(t, 0, "does not work", "broken")
+	forgeone(t, "engines").want(t, 0, "wasmer    no", "broken")
+	config := setup(t, baseConfig+"engine \"wasmer\" {\n  isolation = \"in-process\"\n}\n")
+	forgeone(t, "serve", "--config", config).want(t, 2, "not linked into this binary", "isolation")
+}
+
+// TestEngineInAProcess runs a plugin's engine in a process of its own, limits
+// included, and kills that process under it.
+func TestEngineInAProcess(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("windows has no child processes here")
+	}
+	worker := filepath.Join(filepath.Dir(binary), "forgeone-engine-wazero")
+	build := exec.Command("go", "build", "-o", worker, "../forgeone-engine")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	config := setup(t, baseConfig+toolPlugin+allowRandom+"engine \"wazero\" {\n  isolation = \"process\"\n}\n")
+	serve(t, config)
+	forgeone(t, "call", "--config", config, "tool", "add", "20", "22").want(t, 0, "42")
+	forgeone(t, "call", "--config", config, "tool", "roll").want(t, 0, "0")
+	forgeone(t, "call", "--config", config, "tool", "spin", "--timeout", "200ms").want(t, 5, "timeout")
+	forgeone(t, "call", "--config", config, "tool", "add", "1", "2").want(t, 0, "3")
 }
 
 func TestInterrupt(t *testing.T) {
@@ -705,9 +808,12 @@ func TestUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"sevre"}, "serve"},
+		{[]string{"sevre"}, `unknown command "sevre" for "forgeone": did you mean serve?`},
 		{[]string{"plugin", "lst"}, "did you mean list"},
 		{[]string{"serve"}, "config"},
+		{[]string{"serve", "--config", "nosuch.hcl"}, "does not exist"},
+		{[]string{"status", "--config", "nosuch.hcl"}, "does not exist"},
+		{[]string{"policy", "check", "--config", "."}, "is a directory"},
 		{[]string{"status"}, "socket"},
 		{[]string{"status", "--nosuch"}, "--help"},
 		{[]string{"status", "extra", "--socket", "x"}, "extra"},
@@ -722,7 +828,9 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%q: want one error and nothing else, got stdout %q, stderr %q", c.args, r.out, r.err)
 		}
 	}
-	forgeone(t, "version").want(t, 0, "forgeone")
+	if v, flag := forgeone(t, "version").want(t, 0, "forgeone"), forgeone(t, "--version").want(t, 0); v.out != flag.out {
+		t.Errorf("version says %q, --version %q", v.out, flag.out)
+	}
 	forgeone(t, "plugin").want(t, 0, "reload")
 	forgeone(t, "completion", "bash").want(t, 0, "complete")
 }

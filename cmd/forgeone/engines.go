@@ -1,16 +1,7 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
-	"slices"
-	"time"
+	"cmp"
 
 	"github.com/spf13/cobra"
 
@@ -42,78 +33,35 @@ func (c *cli) engines() *cobra.Command {
 		Short:   "List the WASM engines: version, features, and why one is missing",
 		Example: "  forgeone engines\n  forgeone engines --format json",
 		Args:    noArgs,
-		RunE: c.do(func(cmd *cobra.Command, _ []string) error {
+		RunE: c.do(func(*cobra.Command, []string) error {
 			var infos []engineInfo
-			for _, name := range []string{"wazero", "wasmer", "wasmtime"} {
-				info, err := findEngine(cmd.Context(), name)
-				if err != nil {
-					return err
-				}
-				infos = append(infos, info)
+			for _, name := range builtins.Known {
+				infos = append(infos, findEngine(name))
 			}
 			return c.print(infos, func(p *printer) { printEngines(p, infos) })
 		}),
 	}
 }
 
-func findEngine(ctx context.Context, name string) (engineInfo, error) {
-	linked := builtins.Engines()
-	if i := slices.IndexFunc(linked, func(e builtins.Engine) bool { return e.Name == name }); i >= 0 {
-		e, err := linked[i].New()
-		if err != nil {
-			return engineInfo{Name: name, Reason: err.Error()}, nil
-		}
-		info := e.Info()
-		return engineInfo{
-			Name: name, Available: true, Version: info.Version, Where: "in-process", Features: featuresOf(info.Features),
-		}, e.Close()
-	}
-	self, err := os.Executable()
+// findEngine brings an engine up as a kernel would, and asks it.
+func findEngine(name string) engineInfo {
+	found, err := builtins.Find(name, "", nil)
 	if err != nil {
-		return engineInfo{}, fmt.Errorf("this binary's own place: %w", err)
+		return engineInfo{Name: name, Reason: err.Error()}
 	}
-	path := filepath.Join(filepath.Dir(self), "forgeone-engine-"+name)
-	if runtime.GOOS == "windows" {
-		path += ".exe"
+	info := engineInfo{Name: name, Where: cmp.Or(found.Worker, "in-process")}
+	e, err := found.New()
+	if err != nil {
+		info.Reason = err.Error()
+		return info
 	}
-	if _, err := os.Stat(path); err != nil {
-		reason := fmt.Sprintf("it is not linked into this binary, and there is no %s: make build makes those that this version has, where there is a C compiler", path)
-		return engineInfo{Name: name, Reason: reason}, nil
+	i := e.Info()
+	info.Version, info.Features = i.Version, featuresOf(i.Features)
+	if err := e.Close(); err != nil {
+		info.Reason = err.Error()
+		return info
 	}
-	return askWorker(ctx, name, path), nil
-}
-
-// workerTimeout bounds how long an engine's binary may take to describe itself.
-const workerTimeout = 10 * time.Second
-
-// askWorker has an engine's own binary describe it.
-func askWorker(ctx context.Context, name, path string) engineInfo {
-	ctx, cancel := context.WithTimeout(ctx, workerTimeout)
-	defer cancel()
-	info := engineInfo{Name: name, Where: path}
-	cmd := exec.CommandContext(ctx, path, "info", "--format", "json")
-	cmd.Env = []string{} // it needs none of ours
-	out, err := cmd.Output()
-	var answer struct {
-		Name, Version string
-		Features      engineFeatures
-	}
-	if err == nil {
-		err = json.Unmarshal(out, &answer)
-	}
-	if err == nil && answer.Name != name {
-		err = fmt.Errorf("it says it is %q", answer.Name)
-	}
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit) && len(exit.Stderr) > 0:
-		info.Reason = fmt.Sprintf("its binary does not work: %v: %s", err, exit.Stderr)
-	case err != nil:
-		info.Reason = fmt.Sprintf("its binary does not work: %v", err)
-	default:
-		info.Version, info.Features = answer.Version, &answer.Features
-		info.Reason = fmt.Sprintf("its binary works, but running an engine in a process of its own is not built yet: go build -tags %s links it in", name)
-	}
+	info.Available = true
 	return info
 }
 

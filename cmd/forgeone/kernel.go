@@ -28,11 +28,22 @@ func loadConfig(path string) (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	var names []string
-	for _, e := range builtins.Engines() {
-		names = append(names, e.Name)
+	cfg, err := config.Load(path, config.Options{Syscalls: registry.Lowest(), Engines: builtins.Known, LookupEnv: os.LookupEnv})
+	return cfg, asConfigError(err)
+}
+
+// locate finds the kernel that a configuration is of, whatever else is wrong with it.
+func locate(path string) (config.Places, error) {
+	places, err := config.Locate(path)
+	return places, asConfigError(err)
+}
+
+// asConfigError classes a file that cannot be read with one that is wrong.
+func asConfigError(err error) error {
+	if err == nil || errors.As(err, new(*config.DiagnosticsError)) {
+		return err
 	}
-	return config.Load(path, config.Options{Syscalls: registry.Lowest(), Engines: names, LookupEnv: os.LookupEnv})
+	return &usageError{err}
 }
 
 // newRegistry is the registry of all syscalls.
@@ -79,7 +90,11 @@ func openKernel(cfg *config.Config, logger hclog.Logger) (_ *kernel, err error) 
 		host.WithLog(k.log), host.WithState(k.db), host.WithSyscalls(registry), host.WithLogger(logger),
 		host.WithPolicies(cfg.Kernel.Enforcement, cfg.Policies...), host.WithRootKey(cfg.Kernel.RootPublicKey),
 	}
-	for _, e := range enginesOf(cfg) {
+	engines, err := enginesOf(cfg, logger.Named("engine"))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range engines {
 		opts = append(opts, host.WithEngine(e.New))
 	}
 	if k.host, err = host.NewPluginHost(opts...); err != nil {
@@ -124,19 +139,18 @@ func (k *kernel) bringUp(ctx context.Context, cfg host.PluginConfig) error {
 }
 
 // enginesOf are the engines that a configuration names, its default first; the
-// built-in default if it names none. It names only what is linked in.
-func enginesOf(cfg *config.Config) []builtins.Engine {
-	linked := builtins.Engines()
+// built-in default if it names none.
+func enginesOf(cfg *config.Config, logger hclog.Logger) ([]builtins.Engine, error) {
 	if len(cfg.Engines) == 0 {
-		return linked[:1]
+		return builtins.Engines()[:1], nil
 	}
 	var out []builtins.Engine
 	for _, want := range cfg.Engines {
-		for _, e := range linked {
-			if e.Name == want.Name {
-				out = append(out, e)
-			}
+		e, err := builtins.Find(want.Name, want.Isolation, logger)
+		if err != nil {
+			return nil, &usageError{err}
 		}
+		out = append(out, e)
 	}
-	return out
+	return out, nil
 }

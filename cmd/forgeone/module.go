@@ -74,13 +74,13 @@ func inspect(ctx context.Context, engine, path string) (_ moduleInfo, err error)
 	if err != nil {
 		return moduleInfo{}, fmt.Errorf("module: %w", err)
 	}
-	linked, err := linkedEngine(engine)
+	found, err := builtins.Find(engine, "", nil)
 	if err != nil {
-		return moduleInfo{}, err
+		return moduleInfo{}, &usageError{err}
 	}
-	e, err := linked.New()
+	e, err := found.New()
 	if err != nil {
-		return moduleInfo{}, fmt.Errorf("engine %s: %w", linked.Name, err)
+		return moduleInfo{}, fmt.Errorf("engine %s: %w", found.Name, err)
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
 	m, err := e.Compile(ctx, b, engines.CompileOptions{})
@@ -188,15 +188,4 @@ func printModule(p *printer, m moduleInfo) {
 	for _, x := range m.Exports {
 		p.row("export", x.Kind, x.Name, x.Type)
 	}
-}
-
-// linkedEngine is the engine of that name, or the default for "".
-func linkedEngine(name string) (builtins.Engine, error) {
-	linked := builtins.Engines()
-	for _, e := range linked {
-		if name == "" || name == e.Name {
-			return e, nil
-		}
-	}
-	return builtins.Engine{}, &usageError{fmt.Errorf("--engine %q is not in this binary; forgeone engines says which are, and why one is missing", name)}
 }

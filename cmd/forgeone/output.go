@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -90,6 +91,35 @@ func paragraph(s string) string {
 		lines[i] = printable(lines[i])
 	}
 	return strings.Join(lines, "\n  ")
+}
+
+// forTerminal is what a plugin returned, for the eyes: lines and tabs stay, and
+// the last line ends.
+func forTerminal(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	var out strings.Builder
+	for line := range strings.Lines(string(b)) {
+		for i, cell := range strings.Split(strings.TrimSuffix(line, "\n"), "\t") {
+			if i > 0 {
+				out.WriteByte('\t')
+			}
+			out.WriteString(printable(cell))
+		}
+		out.WriteByte('\n')
+	}
+	return []byte(out.String())
+}
+
+// isTerminal reports whether someone may be looking at what is written to w.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	fi, err := f.Stat()
+	return err == nil && fi.Mode()&os.ModeCharDevice != 0
 }
 
 // escapeJSON escapes in JSON what printable escapes in text. Such characters

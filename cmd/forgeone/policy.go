@@ -75,7 +75,11 @@ func printCheck(p *printer, path string, r checkResult) {
 		for _, d := range r.Diagnostics {
 			p.line("%s", d)
 		}
-		p.line("%s: %d mistakes", path, len(r.Diagnostics))
+		mistakes := "mistakes"
+		if len(r.Diagnostics) == 1 {
+			mistakes = "mistake"
+		}
+		p.line("%s: %d %s", path, len(r.Diagnostics), mistakes)
 		return
 	}
 	p.row("config", path+": no mistakes")

@@ -100,7 +100,11 @@ func (c *cli) quarantineRelease() *cobra.Command {
 				return err
 			}
 			return c.print(x, func(p *printer) {
-				p.line("case %s is released by %s; integrity of plugin %s is reset", x.ID, x.ReleasedBy, x.Plugin)
+				next := "it takes calls again"
+				if x.Quarantines() {
+					next = "forgeone plugin start brings it back"
+				}
+				p.line("case %s is released by %s; integrity of plugin %s is reset, and %s", x.ID, x.ReleasedBy, x.Plugin, next)
 			})
 		}),
 	}

@@ -60,6 +60,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 blocked by policy,
   forgeone call --config forgeone.hcl summarise summarise --input /data/report.txt
   forgeone plugin list --config forgeone.hcl
   forgeone audit verify --config forgeone.hcl`,
+		Version:       versionOf().String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
@@ -74,10 +75,10 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 blocked by policy,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
-	root.AddCommand(
+	root.SetVersionTemplate("{{.Version}}\n")
+	return group(root,
 		c.serve(), c.status(), c.call(), c.plugin(), c.module(), c.policy(), c.quarantine(), c.audit(), c.engines(), c.version(),
 	)
-	return root
 }
 
 // do makes a command's RunE, which begins where the command line was checked.

@@ -132,6 +132,20 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
+func TestForTerminal(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                        "",
+		"one":                     "one\n",
+		"one\n":                   "one\n",
+		"a\tb\n\nc":               "a\tb\n\nc\n",
+		"\x1b[2J\r\nerror: x\x00": `\x1b[2J\r` + "\nerror: x" + `\x00` + "\n",
+	} {
+		if got := string(forTerminal([]byte(in))); got != want {
+			t.Errorf("forTerminal(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
 func FuzzPrintable(f *testing.F) {
 	f.Add("\x1b]0;title\x07")
 	f.Add("a\u202eb\xff\r\n")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -28,11 +29,11 @@ func (t *target) dial(ctx context.Context) (*control.Client, error) {
 	case t.stateDir != "":
 		return control.Dial(ctx, defaultSocket(t.stateDir))
 	}
-	cfg, err := loadConfig(t.config)
+	places, err := locate(t.config)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w\n--state-dir or --socket reach a running kernel all the same", err)
 	}
-	return control.Dial(ctx, cfg.Kernel.Socket)
+	return control.Dial(ctx, places.Socket)
 }
 
 // with is a command's RunE that has a client of the kernel.

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -13,6 +15,11 @@ type versionInfo struct {
 	Revision string `json:"revision,omitempty"`
 	Go       string `json:"go"`
 	System   string `json:"system"`
+}
+
+// String is the version on one line.
+func (v versionInfo) String() string {
+	return strings.TrimSpace(fmt.Sprintf("forgeone %s (%s, %s) %s", v.Version, v.Go, v.System, v.Revision))
 }
 
 func versionOf() versionInfo {
@@ -40,9 +47,7 @@ func (c *cli) version() *cobra.Command {
 		Args:    noArgs,
 		RunE: c.do(func(*cobra.Command, []string) error {
 			v := versionOf()
-			return c.print(v, func(p *printer) {
-				p.line("forgeone %s (%s, %s) %s", v.Version, v.Go, v.System, v.Revision)
-			})
+			return c.print(v, func(p *printer) { p.line("%s", v) })
 		}),
 	}
 }

@@ -7,15 +7,18 @@
 package builtins
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/hashicorp/go-hclog"
 
+	"forgeone.dev/forgeone/config"
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/meter"
 	"forgeone.dev/forgeone/engines/wazero"
@@ -42,21 +45,38 @@ func Engines() []Engine {
 	return linked
 }
 
-// Workers are the engines whose binaries, forgeone-engine-NAME, lie beside this
-// one; each runs in a process of its own. What workers write goes to the logger.
-func Workers(logger hclog.Logger) []Engine {
+// Find is the engine of that name, wazero for "", where isolation says: in the
+// kernel's process, in one of its own, or, for "", in a process of its own if it
+// is not wazero and can be. What a worker writes goes to the logger. The error
+// says why there is none.
+func Find(name string, isolation config.Isolation, logger hclog.Logger) (Engine, error) {
+	name = cmp.Or(name, Known[0])
+	linked := Engines()
+	i := slices.IndexFunc(linked, func(e Engine) bool { return e.Name == name })
+	inProcess := i >= 0 && (isolation == config.InProcess || isolation == "" && name == Known[0])
+	if inProcess {
+		return linked[i], nil
+	}
+	if isolation == config.InProcess {
+		return Engine{}, fmt.Errorf("engine %q is not linked into this binary: isolation = \"process\" runs it by forgeone-engine-%s, go build -tags %s links it in", name, name, name)
+	}
+	worker, err := findWorker(name, logger)
+	if err != nil && i >= 0 && isolation == "" {
+		return linked[i], nil
+	}
+	return worker, err
+}
+
+func findWorker(name string, logger hclog.Logger) (Engine, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return nil // an engine that is asked for is then said to be missing
+		return Engine{}, fmt.Errorf("engine %q: this binary's own place: %w", name, err)
 	}
-	var found []Engine
-	for _, name := range Known {
-		path := WorkerPath(filepath.Dir(self), name)
-		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() {
-			found = append(found, Engine{Name: name, Worker: path, New: metered(inWorker(name, path, logger))})
-		}
+	path := WorkerPath(filepath.Dir(self), name)
+	if fi, err := os.Stat(path); err != nil || !fi.Mode().IsRegular() {
+		return Engine{}, fmt.Errorf("engine %q is not linked into this binary, and there is no %s to run it: make build makes those that this version has, where there is a C compiler; forgeone engines lists what there is", name, path)
 	}
-	return found
+	return Engine{Name: name, Worker: path, New: metered(inWorker(name, path, logger))}, nil
 }
 
 // WorkerPath is where the binary of an engine is looked for.
