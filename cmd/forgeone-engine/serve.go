@@ -13,6 +13,6 @@ func newServe() *cobra.Command {
 		Long: "Serve the engine to the kernel that started this process.\n" +
 			"The kernel does so for an engine block with isolation = \"process\"; it is of no use by hand.",
 		Args: usage(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error { return worker.Serve(newEngine) },
+		RunE: func(*cobra.Command, []string) error { return worker.Serve(newEngine, usesCgo) },
 	}
 }

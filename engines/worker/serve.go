@@ -52,7 +52,11 @@ type hello struct {
 // Serve makes a worker of this process: it serves an engine to the kernel that
 // started it, until that ends it. An error is one of the engine, or says that
 // no kernel started the process.
-func Serve(newEngine func() (engines.WasmEngine, error)) error {
+//
+// holdsThread says that a host function of the engine is called from C: such a
+// goroutine keeps its thread, so that it waits faster with the thread than
+// without.
+func Serve(newEngine func() (engines.WasmEngine, error), holdsThread bool) error {
 	if os.Getenv(cookieKey) != cookieValue {
 		return errors.New("a worker is started by a kernel: set isolation = \"process\" in an engine block of its configuration")
 	}
@@ -60,7 +64,9 @@ func Serve(newEngine func() (engines.WasmEngine, error)) error {
 	if err != nil {
 		return err
 	}
-	serve(newServer(e))
+	s := newServer(e)
+	s.holdsThread = holdsThread
+	serve(s)
 	return nil // the process ends, and with it all that the engine holds
 }
 
@@ -112,7 +118,8 @@ type connector interface {
 
 // server is the engine and what was made of it, by the kernel's numbers.
 type server struct {
-	engine engines.WasmEngine
+	engine      engines.WasmEngine
+	holdsThread bool
 
 	mu        sync.Mutex // guards what follows
 	connected bool
@@ -215,6 +222,9 @@ func fatal(err error) {
 
 func (s *server) open(id uint32, f *os.File) *session {
 	t := newSession(s, f)
+	if s.holdsThread {
+		t.file = f
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sessions[id] = t
@@ -231,6 +241,7 @@ func (s *server) open(id uint32, f *os.File) *session {
 type session struct {
 	conn
 	server *server
+	file   *os.File // that host calls wait for with their thread; nil if not
 	close  func()
 	ctx    context.Context // of a call that cannot be cancelled; it names the session
 
@@ -662,6 +673,11 @@ func (t *session) askHost(f *hostFunction, memory engines.Memory, params, result
 	t.callers = append(t.callers, memory)
 	defer func() { t.callers = t.callers[:len(t.callers)-1] }()
 	for {
+		if t.file != nil && c.idle() {
+			if err := awaitReadable(t.file); err != nil {
+				return &lostError{err}
+			}
+		}
 		op, n, err := c.next()
 		if err != nil {
 			return &lostError{err}

@@ -22,3 +22,5 @@ func socketPair() (ours, theirs *os.File, err error) { return nil, nil, errNoPai
 func sendFile(*net.UnixConn, []byte, *os.File) error { return errNoPairs }
 
 func receive(*net.UnixConn, []byte) (*os.File, error) { return nil, errNoPairs }
+
+func awaitReadable(*os.File) error { return errNoPairs }

@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // supported says why workers cannot be had on this system, "" if they can.
@@ -89,4 +91,20 @@ func descriptor(oob []byte) (*os.File, error) {
 	}
 	syscall.CloseOnExec(fds[0])
 	return pollable(fds[0])
+}
+
+// awaitReadable returns when f can be read. It blocks the thread.
+func awaitReadable(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var polled error
+	err = raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for polled = unix.EINTR; polled == unix.EINTR; {
+			_, polled = unix.Poll(fds, -1)
+		}
+	})
+	return errors.Join(err, os.NewSyscallError("poll", polled))
 }

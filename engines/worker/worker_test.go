@@ -36,20 +36,20 @@ const lieEnv = "WORKER_TEST_LIE"
 
 // roles are what this program may be as a worker.
 var roles = map[string]func() error{
-	"wazero": func() error { return worker.Serve(wazero.New) },
+	"wazero": func() error { return worker.Serve(wazero.New, false) },
 	// An engine that cannot interrupt.
 	"stubborn": func() error {
 		return worker.Serve(func() (engines.WasmEngine, error) {
 			e, err := wazero.New()
 			return stubborn{e}, err
-		})
+		}, false)
 	},
 	// An engine that ends the process in ways that a program chooses.
 	"mortal": func() error {
 		return worker.Serve(func() (engines.WasmEngine, error) {
 			e, err := wazero.New()
 			return mortal{e}, err
-		})
+		}, true)
 	},
 	"liar": func() error { return worker.ServeLies(wazero.New, lies[os.Getenv(lieEnv)].lie) },
 	"mute": func() error { return nil },
