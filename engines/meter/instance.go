@@ -157,9 +157,22 @@ func (i *instance) callDeep(ctx context.Context, f engines.Func, stack []uint64)
 	depth := i.depth.Get()
 	err := i.spend(ctx, f, stack)
 	if err != nil {
-		_ = i.depth.Set(depth)
+		_ = i.depth.Set(depth) // fails only if i is closed
+		if depth == 0 {
+			i.unwindLenders()
+		}
 	}
 	return err
+}
+
+// unwindLenders sets the depth of those back that functions were called of.
+func (i *instance) unwindLenders() {
+	for _, l := range i.lenders {
+		if l.depth != nil {
+			_ = l.depth.Set(0)
+		}
+		l.unwindLenders()
+	}
 }
 
 func (i *instance) spend(ctx context.Context, f engines.Func, stack []uint64) error {

@@ -224,23 +224,12 @@ func TestFuelOfLinkedInstances(t *testing.T) {
 	e := metered(t)
 	defer e.Close()
 	opts := engines.CompileOptions{Fuel: 2_000_000}
-	load := func(m *asm.Module, imports engines.Imports) engines.Instance {
-		mod, err := e.Compile(t.Context(), m.Bytes(), opts)
-		if err != nil {
-			t.Fatal(err)
-		}
-		inst, err := mod.Instantiate(t.Context(), imports)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return inst
-	}
 	count := func(n int32) asm.Code {
 		return asm.Code{}.I32Const(n).LocalSet(0).Loop().LocalGet(0).I32Const(1).Op(asm.I32Sub).Op(0x22, 0).BrIf(0).End()
 	}
 	lib := new(asm.Module)
 	lib.Func("spin", toNothing, count(100_000), i32)
-	lender := load(lib, engines.Imports{})
+	lender := load(t, e, lib, opts, engines.Imports{})
 
 	m := new(asm.Module)
 	lent, back := m.ImportFunc("lib", "spin", toNothing), m.ImportFunc("env", "back", toNothing)
@@ -254,7 +243,7 @@ func TestFuelOfLinkedInstances(t *testing.T) {
 		Call: func(_ context.Context, _ engines.Caller, _ []uint64) error {
 			return function(t, inst, "own").Call(context.Background(), nil) // not even with the context
 		}}}}
-	inst = load(m, engines.Imports{
+	inst = load(t, e, m, opts, engines.Imports{
 		Host:      map[string]*engines.HostModule{"env": host},
 		Instances: map[string]engines.Instance{"lib": lender},
 	})
@@ -314,6 +303,39 @@ func TestCallDepth(t *testing.T) {
 			wantTrap(t, f.Call(t.Context(), []uint64{deepest + 1}), engines.TrapStackExhausted)
 		}
 	}
+}
+
+// A trap in a lent function leaves nothing of its depth behind.
+func TestCallDepthOfLender(t *testing.T) {
+	e := metered(t)
+	defer e.Close()
+	opts := engines.CompileOptions{CallDepth: 100}
+	lib := new(asm.Module)
+	lib.Func("f", asm.Func(asm.Types(i32), nil), asm.Code{}.LocalGet(0).If().LocalGet(0).I32Const(1).Op(asm.I32Sub).Call(0).End())
+	lender := load(t, e, lib, opts, engines.Imports{})
+	m := new(asm.Module)
+	m.Export("f", engines.KindFunc, m.ImportFunc("lib", "f", asm.Func(asm.Types(i32), nil)))
+	m.Func("g", asm.Func(asm.Types(i32), nil), asm.Code{}.LocalGet(0).Call(0))
+	f := function(t, load(t, e, m, opts, engines.Imports{Instances: map[string]engines.Instance{"lib": lender}}), "g")
+	for range 3 {
+		wantTrap(t, f.Call(t.Context(), []uint64{100}), engines.TrapStackExhausted)
+		if err := f.Call(t.Context(), []uint64{99}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func load(t testing.TB, e engines.WasmEngine, m *asm.Module, opts engines.CompileOptions, imports engines.Imports) engines.Instance {
+	t.Helper()
+	mod, err := e.Compile(t.Context(), m.Bytes(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inst, err := mod.Instantiate(t.Context(), imports)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return inst
 }
 
 func TestRefused(t *testing.T) {
