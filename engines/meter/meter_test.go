@@ -263,6 +263,11 @@ func TestFuelOfLinkedInstances(t *testing.T) {
 	if got, own := used(inst, "back"), used(inst, "own"); got != own+1 {
 		t.Errorf("a call back costs %d, want %d and the call", got, own)
 	}
+	again := new(asm.Module) // has no code of its own
+	again.Export("spin", engines.KindFunc, again.ImportFunc("lib", "spin", toNothing))
+	if got := used(load(t, e, again, opts, engines.Imports{Instances: map[string]engines.Instance{"lib": lender}}), "spin"); got != direct {
+		t.Errorf("a function that is exported again costs %d, want %d", got, direct)
+	}
 	err := function(t, inst, "endless").Call(t.Context(), nil)
 	wantTrap(t, err, engines.TrapFuel)
 	if again := used(lender, "spin"); again != direct {

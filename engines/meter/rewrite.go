@@ -70,8 +70,7 @@ func rewrite(wasm []byte, p plan, lim Limits) (*rewritten, error) {
 	if err := m.clampTables(); err != nil {
 		return nil, err
 	}
-	// A module without functions of its own spends nothing.
-	m.metered = (p.Deadline || p.Fuel) && len(m.bodies) > 0
+	m.metered = p.Deadline || p.Fuel
 	w := &rewriter{module: m, plan: p, typeIDs: make(map[string]uint32), helperIDs: make(map[helper]uint32)}
 	if p.CallDepth > 0 {
 		if w.cyclic, err = m.cycles(); err != nil {
