@@ -1,4 +1,4 @@
-//go:build (linux || darwin) && !wasmer
+//go:build (linux || darwin) && !wasmer && !wasmtime
 
 package worker_test
 
