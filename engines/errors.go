@@ -125,6 +125,15 @@ func (e *UnsupportedError) Error() string {
 	return fmt.Sprintf("engine %s does not support %s: %s", e.Engine, e.Feature, e.Reason)
 }
 
+// RefuseMetering is the error of an engine without [Features].Metering for
+// options that need it, nil for others: what is not held is not taken.
+func (o CompileOptions) RefuseMetering(engine string) error {
+	if o.Fuel == 0 && o.CallDepth == 0 {
+		return nil
+	}
+	return &UnsupportedError{Engine: engine, Feature: "Fuel and CallDepth", Reason: "they are held by what engines/meter writes into a module; wrap the engine with it"}
+}
+
 // Panicked turns a recovered value into the error a [HostError] carries.
 func Panicked(v any) error {
 	if err, ok := v.(error); ok {

@@ -9,6 +9,7 @@ import (
 )
 
 var meteringCases = []testCase{
+	{name: "fuel/refused", needs: "Metering", refusal: true, run: testMeteringRefused},
 	{name: "fuel/the same to the unit on every engine", needs: "Metering", run: testFuelUnits},
 	{name: "fuel/a call succeeds if and only if it may spend what it spends", needs: "Metering", run: testFuelExact},
 	{name: "fuel/start function", needs: "Metering", run: testFuelStart},
@@ -103,5 +104,12 @@ func testCallDepth(t *testing.T, e engines.WasmEngine) {
 		want(t, inst, 0, "recurse", 999)
 		_, err := invoke(inst, "recurse", 1000)
 		wantTrap(t, err, engines.TrapStackExhausted)
+	}
+}
+
+func testMeteringRefused(t *testing.T, e engines.WasmEngine) {
+	for _, opts := range []engines.CompileOptions{{Fuel: 1}, {CallDepth: 1}} {
+		_, err := e.Compile(bg(), onePage().Bytes(), opts)
+		wantAs[*engines.UnsupportedError](t, err)
 	}
 }

@@ -57,6 +57,9 @@ func (e *engine) Info() engines.Info {
 }
 
 func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
+	if err := opts.RefuseMetering(name); err != nil {
+		return nil, err
+	}
 	if opts.Interruptible {
 		return nil, &engines.UnsupportedError{
 			Engine:  name,

@@ -101,12 +101,8 @@ func (e *engine) Info() engines.Info {
 }
 
 func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
-	if opts.Fuel > 0 || opts.CallDepth > 0 {
-		return nil, &engines.UnsupportedError{
-			Engine:  name,
-			Feature: "Fuel and CallDepth",
-			Reason:  "they are held by what engines/meter writes into a module; wrap the engine with it",
-		}
+	if err := opts.RefuseMetering(name); err != nil {
+		return nil, err
 	}
 	e.use.RLock()
 	defer e.use.RUnlock()
