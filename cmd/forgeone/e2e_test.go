@@ -255,6 +255,12 @@ func statusOf(t *testing.T, config string) control.Status {
 	return decode[control.Status](t, forgeone(t, "status", "--config", config, "--format", "json"))
 }
 
+// checkpointed waits for the first checkpoint of a running kernel's log.
+func checkpointed(t *testing.T, config string) {
+	t.Helper()
+	eventually(t, "a checkpoint", func() bool { return statusOf(t, config).Audit.Checkpoint > 0 })
+}
+
 const allowRandom = `
 policy "random" {
   syscalls = ["random_get"]
@@ -339,6 +345,7 @@ plugin "idle" {
 	verb("start", "nosuch").want(t, 1, "loaded are")
 
 	forgeone(t, "serve", "--config", config).want(t, 1, fmt.Sprint(d.cmd.Process.Pid))
+	checkpointed(t, config)
 	forgeone(t, "audit", "verify", "--config", config).want(t, 0, "intact")
 
 	// The kernel cancels the call of a client that goes away, and takes the next.
@@ -372,6 +379,7 @@ func TestKilledKernelComesBack(t *testing.T) {
 	t.Parallel()
 	config := setup(t, baseConfig+toolPlugin+allowRandom)
 	d := serve(t, config)
+	checkpointed(t, config)
 	forgeone(t, "call", "--config", config, "tool", "roll").want(t, 0)
 	d.signal(syscall.SIGKILL)
 	forgeone(t, "audit", "verify", "--config", config).want(t, 0, "intact")
@@ -547,6 +555,7 @@ func TestBrokenConfigLeadsToTheKernel(t *testing.T) {
 	}
 	forgeone(t, "call", "--config", config, filepath.Join(filepath.Dir(config), "tool.wasm"), "add", "1", "2").want(t, 0, "3")
 	forgeone(t, "plugin", "stop", "--config", config, "tool").want(t, 0, "stopped")
+	checkpointed(t, config)
 	forgeone(t, "audit", "verify", "--config", config).want(t, 0, "intact")
 	forgeone(t, "audit", "export", "--config", config, "--kind", "call").want(t, 0, "add")
 	d.signal(syscall.SIGTERM)
