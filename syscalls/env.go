@@ -26,7 +26,7 @@ func env(lookup func(string) (string, bool)) []abi.Registration {
 				return abi.Resolution{}, fmt.Errorf("name %.64q: want 1 to %d bytes without =", name, MaxEnvName)
 			}
 			if err := plain(name); err != nil {
-				return abi.Resolution{}, fmt.Errorf("name %q: %w", name, err)
+				return abi.Resolution{}, fmt.Errorf("name %.64q: %w", name, err)
 			}
 			if runtime.GOOS == "windows" {
 				name = strings.ToUpper(name) // Windows takes any case for one variable

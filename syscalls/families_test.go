@@ -410,3 +410,23 @@ func TestErrorsAreSyscallErrors(t *testing.T) {
 		t.Errorf("%T", err)
 	}
 }
+
+// A reason is for a person, a log line and a record: what it quotes of an
+// argument is bounded, whatever the argument.
+func TestReasonsAreBounded(t *testing.T) {
+	p := newKernel(t, syscalls.Options{State: openState(t)}).plugin("p", capability.Limited, capability.Grant{})
+	for name, args := range map[string][]string{
+		"file_open": {strings.Repeat("\xff", syscalls.MaxPath), "r"},
+		"kv_get":    {strings.Repeat("\xff", syscalls.MaxKVKey)},
+		"env_get":   {strings.Repeat("\xff", syscalls.MaxEnvName)},
+	} {
+		if reason := p.blocked(name, nil, args...); len(reason) > 2048 {
+			t.Errorf("%s: a reason of %d bytes", name, len(reason))
+		}
+	}
+	p.s.Container = abi.NewContainer("p-2") // each denial has its price
+	if reason := p.blocked("file_open", nil, "/"+strings.Repeat("\xff", syscalls.MaxPath-1), "r"); len(reason) > 2048 {
+		t.Errorf("a reason of %d bytes", len(reason))
+	}
+	p.code(abi.CodeNotFound, "kv_get", nil, strings.Repeat("k", syscalls.MaxKVKey))
+}

@@ -289,7 +289,7 @@ func resolveHandle(_ context.Context, sc *abi.SyscallContext) (abi.Resolution, e
 		return res, nil
 	}
 	if f.path != sc.Args[0] {
-		return abi.Resolution{}, fmt.Errorf("path %q: the handle was opened by %q", sc.Args[0], f.path)
+		return abi.Resolution{}, fmt.Errorf("path %.256q: the handle was opened by %.256q", sc.Args[0], f.path)
 	}
 	res := resource(uri)
 	res.Object = handle{f, strings.TrimPrefix(uri, "file://")}

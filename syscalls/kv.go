@@ -68,7 +68,7 @@ func resolvePrefix(_ context.Context, sc *abi.SyscallContext) (abi.Resolution, e
 		return abi.Resolution{}, fmt.Errorf("key of %d bytes: at most %d", len(key), MaxKVKey)
 	}
 	if err := plain(key); err != nil {
-		return abi.Resolution{}, fmt.Errorf("key %q: %w", key, err)
+		return abi.Resolution{}, fmt.Errorf("key %.256q: %w", key, err)
 	}
 	return resource(keyURI(sc.Plugin, key)), nil
 }
@@ -173,7 +173,7 @@ func (kv kvStore) list(_ context.Context, sc *abi.SyscallContext, _ *abi.Resolut
 		return nil, kvError(sc, err)
 	}
 	if len(found) > MaxKVList {
-		return nil, abi.Fail(abi.CodeTooLarge, "more than %d keys begin with %q; ask for a longer prefix", MaxKVList, sc.Args[0])
+		return nil, abi.Fail(abi.CodeTooLarge, "more than %d keys begin with %.256q; ask for a longer prefix", MaxKVList, sc.Args[0])
 	}
 	if found == nil {
 		found = []string{}
@@ -183,7 +183,7 @@ func (kv kvStore) list(_ context.Context, sc *abi.SyscallContext, _ *abi.Resolut
 
 func kvError(sc *abi.SyscallContext, err error) error {
 	if errors.Is(err, state.ErrNotFound) {
-		return abi.Fail(abi.CodeNotFound, "no key %q", sc.Args[0])
+		return abi.Fail(abi.CodeNotFound, "no key %.256q", sc.Args[0])
 	}
 	return err
 }

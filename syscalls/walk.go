@@ -160,10 +160,10 @@ func checkPath(guest string) error {
 	case len(guest) > MaxPath:
 		return fmt.Errorf("path of %d bytes: at most %d", len(guest), MaxPath)
 	case !strings.HasPrefix(guest, "/"):
-		return fmt.Errorf("path %q: not absolute; a guest path begins with /", guest)
+		return fmt.Errorf("path %.256q: not absolute; a guest path begins with /", guest)
 	}
 	if err := plain(guest); err != nil {
-		return fmt.Errorf("path %q: %w", guest, err)
+		return fmt.Errorf("path %.256q: %w", guest, err)
 	}
 	return nil
 }
