@@ -5,25 +5,43 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/meter"
 	"forgeone.dev/forgeone/engines/wazero"
 	"forgeone.dev/forgeone/host"
 )
 
-// BenchmarkCall is a call of a no-op export: by the bare engine, as it is and
-// made interruptible (which a host that holds a timeout needs), and through
-// the hosts, recorded, with and without a timeout.
+func newMetered() (engines.WasmEngine, error) {
+	e, err := wazero.New()
+	if err != nil {
+		return nil, err
+	}
+	return meter.Wrap(e, meter.Limits{}), nil
+}
+
+// BenchmarkCall is a call of a no-op export: by the bare engine; by the engine
+// as it can be interrupted, by wazero itself and by metering; and through the
+// hosts, recorded, with and without a timeout, which rests on metering.
 func BenchmarkCall(b *testing.B) {
-	for name, interruptible := range map[string]bool{"engine": false, "engine-interruptible": true} {
-		b.Run(name, func(b *testing.B) {
-			e, err := wazero.New()
+	for _, v := range []struct {
+		name      string
+		newEngine host.NewEngine
+		opts      engines.CompileOptions
+	}{
+		{"engine", wazero.New, engines.CompileOptions{}},
+		{"engine-close-on-done", wazero.New, engines.CompileOptions{Interruptible: true}},
+		{"engine-metered", newMetered, engines.CompileOptions{Interruptible: true}},
+	} {
+		b.Run(v.name, func(b *testing.B) {
+			e, err := v.newEngine()
 			if err != nil {
 				b.Fatal(err)
 			}
 			defer e.Close()
-			m, err := e.Compile(context.Background(), addModule, engines.CompileOptions{Interruptible: interruptible})
+			m, err := e.Compile(context.Background(), addModule, v.opts)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -45,9 +63,12 @@ func BenchmarkCall(b *testing.B) {
 			}
 		})
 	}
-	for name, timeout := range map[string]host.Option{"wasmhost": host.WithExecutionTimeout(host.NoTimeout), "wasmhost-timeout": host.WithExecutionTimeout(host.DefaultExecutionTimeout)} {
-		b.Run(name, func(b *testing.B) {
-			h, err := host.NewWasmHost(wazero.New, timeout)
+	for _, v := range []struct {
+		name    string
+		timeout time.Duration
+	}{{"wasmhost", host.NoTimeout}, {"wasmhost-timeout", host.DefaultExecutionTimeout}} {
+		b.Run(v.name, func(b *testing.B) {
+			h, err := host.NewWasmHost(newMetered, host.WithExecutionTimeout(v.timeout))
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -69,7 +90,7 @@ func BenchmarkCall(b *testing.B) {
 		if err := os.WriteFile(path, addModule, 0o600); err != nil {
 			b.Fatal(err)
 		}
-		h, err := host.NewPluginHost(host.WithEngine(wazero.New), host.WithExecutionTimeout(host.NoTimeout))
+		h, err := host.NewPluginHost(host.WithEngine(newMetered), host.WithExecutionTimeout(host.NoTimeout))
 		if err != nil {
 			b.Fatal(err)
 		}
