@@ -32,13 +32,20 @@ type reloader struct {
 	k       *kernel
 	path    string
 	applied map[string]host.PluginConfig // by plugin, as it was loaded last
+	watcher *fsnotify.Watcher            // nil where there can be none
+	files   map[string]bool              // that the configuration is made of
 
 	mu  sync.Mutex // guards now
 	now control.Configuration
 }
 
 func newReloader(k *kernel, path string) *reloader {
-	return &reloader{k: k, path: path, applied: map[string]host.PluginConfig{}}
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		k.logger.Warn("configuration is not watched: send SIGHUP after a change", "error", err)
+		watcher = nil
+	}
+	return &reloader{k: k, path: path, applied: map[string]host.PluginConfig{}, watcher: watcher}
 }
 
 // current is the configuration in force.
@@ -54,6 +61,7 @@ func (r *reloader) start(ctx context.Context, cfg *config.Config) error {
 	if err := r.record(cfg, nil); err != nil {
 		return err
 	}
+	r.follow(cfg.Files) // before what takes long: a change meanwhile is one to take up
 	r.settle(cfg, r.plugins(ctx, cfg))
 	return ctx.Err()
 }
@@ -238,14 +246,9 @@ func fileDigest(path string) (string, error) {
 func (r *reloader) watch(ctx context.Context, signals <-chan os.Signal) {
 	var events chan fsnotify.Event
 	var errs chan error
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		r.k.logger.Warn("configuration is not watched: send SIGHUP after a change", "error", err)
-	} else {
-		defer func() { _ = watcher.Close() }()
-		events, errs = watcher.Events, watcher.Errors
+	if r.watcher != nil {
+		events, errs = r.watcher.Events, r.watcher.Errors
 	}
-	files := r.follow(watcher)
 	settled := time.NewTimer(settleTime)
 	settled.Stop()
 	defer settled.Stop()
@@ -254,7 +257,7 @@ func (r *reloader) watch(ctx context.Context, signals <-chan os.Signal) {
 		case <-ctx.Done():
 			return
 		case e := <-events:
-			if files[filepath.Clean(e.Name)] && !e.Has(fsnotify.Chmod) {
+			if r.files[filepath.Clean(e.Name)] && !e.Has(fsnotify.Chmod) {
 				settled.Reset(settleTime)
 			}
 			continue
@@ -266,23 +269,29 @@ func (r *reloader) watch(ctx context.Context, signals <-chan os.Signal) {
 		}
 		settled.Stop()
 		r.reload(ctx)
-		files = r.follow(watcher)
+		r.follow(r.current().Config.Files)
 	}
 }
 
 // follow watches the directories of the configuration's files, since editors
-// put new files in their places, and returns the files.
-func (r *reloader) follow(w *fsnotify.Watcher) map[string]bool {
-	files := map[string]bool{}
-	for _, f := range r.current().Config.Files {
+// put new files in their places.
+func (r *reloader) follow(files []string) {
+	r.files = map[string]bool{}
+	for _, f := range files {
 		f = filepath.Clean(f)
-		files[f] = true
-		if w == nil {
+		r.files[f] = true
+		if r.watcher == nil {
 			continue
 		}
-		if err := w.Add(filepath.Dir(f)); err != nil {
+		if err := r.watcher.Add(filepath.Dir(f)); err != nil {
 			r.k.logger.Warn("configuration file is not watched: send SIGHUP after a change", "file", f, "error", err)
 		}
 	}
-	return files
+}
+
+// close ends the watch.
+func (r *reloader) close() {
+	if r.watcher != nil {
+		_ = r.watcher.Close() // nothing is lost by it
+	}
 }

@@ -66,6 +66,7 @@ func (c *cli) runKernel(ctx context.Context, path string, cfg *config.Config) (e
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 	r := newReloader(k, path)
+	defer r.close()
 	if err := r.start(ctx, cfg); err != nil {
 		return err
 	}
