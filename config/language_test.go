@@ -29,7 +29,7 @@ func TestExampleLoads(t *testing.T) {
 	path := filepath.Join(d, "config.hcl.example")
 	write(t, path, string(src))
 	opts := testOptions()
-	for _, name := range []string{"file_close", "time_sleep", "random_get", "crypto_hash", "sys_info"} {
+	for _, name := range []string{"file_close", "time_sleep", "random_get", "crypto_hash", "sys_info", "stdio_write"} {
 		opts.Syscalls[name] = capability.Limited
 	}
 	opts.LookupEnv = func(name string) (string, bool) { return sum("n"), name == "SUMMARISE_SHA256" }
