@@ -375,6 +375,7 @@ func (q *request) effect(ctx context.Context) (data []byte, failed *SyscallError
 // deny refuses for a reason that no mode relaxes.
 func (q *request) deny(rule string, flag zta.RedFlag, reason string) (SyscallResult, zta.Decision) {
 	d := zta.Decision{Rule: rule, Reason: reason, Policy: q.gate.GetPolicyGraph().Digest()}
+	d.Score, d.Level = zta.Trust(q.sc.Identity.TrustVector, q.sc.ExecutionDNA.Integrity(q.now), q.sc.TrustLevel)
 	if dna := q.sc.ExecutionDNA; dna != nil {
 		dna.Observe(q.now, q.name, zta.Block)
 		dna.Flag(q.now, flag)

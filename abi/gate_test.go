@@ -208,7 +208,10 @@ func TestDenials(t *testing.T) {
 				}
 				recs := w.log.syscalls()
 				if len(recs) != 1 || recs[0].Decision != "blocked" || recs[0].Rule != tc.rule || recs[0].Effect != "" {
-					t.Errorf("records %+v, want one, blocked by %s", recs, tc.rule)
+					t.Fatalf("records %+v, want one, blocked by %s", recs, tc.rule)
+				}
+				if recs[0].Level != "trusted" || recs[0].Score == 0 {
+					t.Errorf("the record has level %s and score %v of a signed plugin with a clean history", recs[0].Level, recs[0].Score)
 				}
 			})
 		}
