@@ -36,6 +36,10 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
+		if err := os.Setenv("TMPDIR", dir); err != nil { // private logs go with it
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		for _, b := range []struct {
 			out  *string
 			name string

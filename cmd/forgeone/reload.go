@@ -250,8 +250,11 @@ func (r *reloader) watch(ctx context.Context, signals <-chan os.Signal) {
 		events, errs = r.watcher.Events, r.watcher.Errors
 	}
 	settled := time.NewTimer(settleTime)
-	settled.Stop()
 	defer settled.Stop()
+	// What changed between the reading and the watching made no event.
+	if now, err := loadConfig(r.path); err == nil && now.Digest == r.current().Config.Digest {
+		settled.Stop()
+	}
 	for {
 		select {
 		case <-ctx.Done():
