@@ -9,7 +9,8 @@
 // bounds, bulk instructions, blocks and branches of all kinds, loops that a
 // counter ends, or fuel, and calls that gas in a global ends, or fuel. Host
 // functions answer by their arguments; they read, write and grow the memory,
-// fail, and call back.
+// fail, and call back. Some modules borrow from another: its functions, its gas,
+// and now and then its memory and a table.
 //
 // What the specification leaves to engines is kept out: the bits of a NaN that
 // arithmetic makes (the generator replaces each by one and the same), and the

@@ -21,7 +21,11 @@ func Minimize(ctx context.Context, subjects []Subject, d *Difference, attempts i
 	}
 	for changed := true; changed && attempts > 0; {
 		changed = false
-		for _, f := range d.Module.Funcs {
+		funcs := d.Module.Funcs
+		if d.Module.Lender != nil {
+			funcs = slices.Concat(funcs, d.Module.Lender.Funcs)
+		}
+		for _, f := range funcs {
 			if shrink(&f.Body, true, differs) {
 				changed = true
 			}

@@ -12,7 +12,7 @@ import (
 // out of it and it stays valid.
 type Module struct {
 	Types   []engines.FuncType
-	Imports []uint32 // functions of "env", by the index of their types; the names are their numbers
+	Imports []imported
 	Funcs   []*Func
 	Tables  []limits
 	Memory  limits
@@ -20,6 +20,11 @@ type Module struct {
 	Elems   []segment
 	Data    []segment
 	Start   int // the index of the start function, or -1
+
+	// Lender is a module that this one imports functions of, and its gas; nil if
+	// it imports from the host alone.
+	Lender                    *Module
+	SharedMemory, SharedTable bool // imported from the lender: the memory, and table 0
 
 	Vectors bool // it may have vector instructions
 	// Endless says that its loops and its recursion may not end: it needs fuel.
@@ -33,6 +38,18 @@ type Func struct {
 	Body   []*node
 	Export bool // by its index
 }
+
+// imported is a function that is.
+type imported struct {
+	module, name string
+	typ          uint32
+}
+
+// The modules that a module imports from.
+const (
+	host   = "env"
+	lender = "lender"
+)
 
 type limits struct {
 	min, max uint32
@@ -85,7 +102,7 @@ func (m *Module) typeIndex(t engines.FuncType) uint32 {
 // typeOf is the type of a function by its index, imports first.
 func (m *Module) typeOf(fn int) engines.FuncType {
 	if fn < len(m.Imports) {
-		return m.Types[m.Imports[fn]]
+		return m.Types[m.Imports[fn].typ]
 	}
 	return m.Types[m.Funcs[fn-len(m.Imports)].Type]
 }
@@ -106,10 +123,27 @@ func (m *Module) Bytes() []byte {
 	section(1, len(m.Types), items)
 
 	items = nil
-	for i, t := range m.Imports {
-		items = uleb(append(name(name(items, "env"), fmt.Sprint(i)), byte(engines.KindFunc)), t)
+	imports := len(m.Imports)
+	for _, im := range m.Imports {
+		items = uleb(append(name(name(items, im.module), im.name), byte(engines.KindFunc)), im.typ)
 	}
-	section(2, len(m.Imports), items)
+	tables, globals := m.Tables, m.Globals
+	if m.SharedTable {
+		items = m.Lender.Tables[0].encode(append(name(name(items, lender), "table"), byte(engines.KindTable), byte(engines.FuncRef)))
+		imports++
+		tables = tables[1:]
+	}
+	if m.SharedMemory {
+		items = m.Lender.Memory.encode(append(name(name(items, lender), "memory"), byte(engines.KindMemory)))
+		imports++
+	}
+	if m.Lender != nil {
+		gasType := []byte{byte(engines.KindGlobal), byte(engines.I32), 1}
+		items = append(name(name(items, lender), fmt.Sprint("g", gasGlobal)), gasType...)
+		imports++
+		globals = globals[1:]
+	}
+	section(2, imports, items)
 
 	items = nil
 	for _, f := range m.Funcs {
@@ -118,23 +152,26 @@ func (m *Module) Bytes() []byte {
 	section(3, len(m.Funcs), items)
 
 	items = nil
-	for _, t := range m.Tables {
+	for _, t := range tables {
 		items = t.encode(append(items, byte(engines.FuncRef)))
 	}
-	section(4, len(m.Tables), items)
-	section(5, 1, m.Memory.encode(nil))
+	section(4, len(tables), items)
+	if !m.SharedMemory {
+		section(5, 1, m.Memory.encode(nil))
+	}
 
 	items = nil
-	for _, g := range m.Globals {
+	for _, g := range globals {
 		mutable := byte(0)
 		if g.Mutable {
 			mutable = 1
 		}
 		items = append(g.init.encode(append(items, byte(g.Value), mutable)), opEnd)
 	}
-	section(6, len(m.Globals), items)
+	section(6, len(globals), items)
 
-	items, n := append(name(nil, "memory"), byte(engines.KindMemory), 0), 1
+	items, n := append(name(nil, "memory"), byte(engines.KindMemory), 0), 2
+	items = append(name(items, "table"), byte(engines.KindTable), 0)
 	for i, f := range m.Funcs {
 		if f.Export {
 			fn := uint32(len(m.Imports) + i)
@@ -222,8 +259,11 @@ func (l limits) encode(dst []byte) []byte {
 // String is the module in something like the text format, for people.
 func (m *Module) String() string {
 	var b strings.Builder
-	for i, t := range m.Imports {
-		fmt.Fprintf(&b, "func %d: import env.%d %s\n", i, i, m.Types[t])
+	if m.Lender != nil {
+		fmt.Fprintf(&b, "lender {\n%s} %x\nshared memory=%t table=%t\n", m.Lender, m.Lender.Bytes(), m.SharedMemory, m.SharedTable)
+	}
+	for i, im := range m.Imports {
+		fmt.Fprintf(&b, "func %d: import %s.%s %s\n", i, im.module, im.name, m.Types[im.typ])
 	}
 	fmt.Fprintf(&b, "memory %+v, tables %+v, start %d\n", m.Memory, m.Tables, m.Start)
 	for i, g := range m.Globals {

@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"forgeone.dev/forgeone/engines"
@@ -15,9 +16,9 @@ import (
 
 // Subject is an engine, bare and metered.
 type Subject struct {
-	Name           string
-	Bare, Metered  engines.WasmEngine
-	WithoutVectors bool // it does not have all vector instructions: modules with some are not for it
+	Name          string
+	Bare, Metered engines.WasmEngine
+	Takes         func(*Module) bool // whether a module is for it; nil if all are
 }
 
 // Difference is a module that two engines, or one in two modes, did not run alike.
@@ -112,7 +113,7 @@ func CheckModule(ctx context.Context, subjects []Subject, m *Module, seed uint64
 	for _, mode := range modes(m, rand.New(rand.NewPCG(seed, 1))) {
 		first := -1 // of this mode
 		for _, s := range subjects {
-			if s.WithoutVectors && m.Vectors {
+			if s.Takes != nil && !s.Takes(m) {
 				continue
 			}
 			e, bare := s.Metered, mode.CompileOptions == engines.CompileOptions{}
@@ -162,81 +163,113 @@ func (s step) String() string { return fmt.Sprintf("%s, %d units of fuel", s.see
 // callsPerExport is how often each exported function is called.
 const callsPerExport = 2
 
-// steps compiles a module, instantiates it and calls its exports. There is
-// always the same number of steps for a module.
+// steps compiles a module and its lender, instantiates them and calls their
+// exports, those of the lender last. There is always the same number of steps
+// for a module.
 func steps(ctx context.Context, e engines.WasmEngine, m *Module, wasm []byte, opts engines.CompileOptions, seed uint64) ([]step, error) {
 	r := rand.New(rand.NewPCG(seed, 2))
-	g := &generator{r: r}
-	exports := 0
-	for _, f := range m.Funcs {
-		if f.Export {
-			exports++
+	list := make([]step, 2, 32)
+	w := new(world)
+	defer w.close()
+	var borrowed map[string]engines.Instance
+	if m.Lender != nil {
+		p, first, err := w.add(ctx, e, m.Lender, m.Lender.Bytes(), opts, nil)
+		list[0] = first
+		if p == nil {
+			return list, err
 		}
+		borrowed = map[string]engines.Instance{lender: p.inst}
 	}
-	list := make([]step, 1+exports*callsPerExport)
-	mod, err := e.Compile(ctx, wasm, opts)
-	if err != nil {
-		return nil, err
+	p, first, err := w.add(ctx, e, m, wasm, opts, borrowed)
+	list[1] = first
+	if p == nil {
+		return list, err
 	}
-	defer mod.Close()
-	w := &world{m: m}
-	w.host = w.functions()
-	w.inst, err = mod.Instantiate(ctx, engines.Imports{Host: map[string]*engines.HostModule{"env": w.host}})
-	if err != nil {
-		list[0] = step{seen: fmt.Sprintf("instantiate: %s, %s", outcome(err), w.trace.String()), limited: limited(err)}
-		return list, nil
-	}
-	defer w.inst.Close()
-	list[0] = w.step("instantiate", nil, nil, nil)
-	at := 1
-	for i, f := range m.Funcs {
-		if !f.Export {
-			continue
-		}
-		export := fmt.Sprint("f", len(m.Imports)+i)
-		t := m.Types[f.Type]
-		for range callsPerExport {
-			stack := make([]uint64, t.Slots())
-			for i, p := range t.Params {
-				stack[i] = g.bits(p)
-			}
-			list[at] = w.call(ctx, export, t, stack)
-			at++
-		}
+	w.main = p
+	for _, p := range slices.Backward(w.parts) {
+		list = append(list, w.callAll(ctx, p, &generator{r: r})...)
 	}
 	return list, nil
 }
 
-// world is an instance and what its host saw of it.
+// callAll calls the exports of a part.
+func (w *world) callAll(ctx context.Context, p *part, g *generator) (list []step) {
+	for i, f := range p.m.Funcs {
+		if !f.Export {
+			continue
+		}
+		t := p.m.Types[f.Type]
+		for range callsPerExport {
+			stack := make([]uint64, t.Slots())
+			for i, param := range t.Params {
+				stack[i] = g.bits(param)
+			}
+			list = append(list, w.call(ctx, p, fmt.Sprint("f", len(p.m.Imports)+i), t, stack))
+		}
+	}
+	return list
+}
+
+// world is what there is of a module and its lender, and what the host saw of them.
 type world struct {
-	m     *Module
-	inst  engines.Instance // nil while it is made
-	host  *engines.HostModule
+	parts []*part
+	main  *part // what host functions call back; nil while it is made
 	trace strings.Builder
 	back  bool // a host function has called back
 }
 
-func (w *world) call(ctx context.Context, export string, t engines.FuncType, stack []uint64) step {
+// part is an instance of a module.
+type part struct {
+	m    *Module
+	mod  engines.Module
+	inst engines.Instance
+}
+
+// add makes an instance. It is nil if that cannot be made, which is an error if
+// the module was not compiled.
+func (w *world) add(ctx context.Context, e engines.WasmEngine, m *Module, wasm []byte, opts engines.CompileOptions, lenders map[string]engines.Instance) (*part, step, error) {
+	mod, err := e.Compile(ctx, wasm, opts)
+	if err != nil {
+		return nil, step{}, err
+	}
+	w.trace.Reset()
+	imports := engines.Imports{Host: map[string]*engines.HostModule{host: w.functions(m)}, Instances: lenders}
+	inst, err := mod.Instantiate(ctx, imports)
+	if err != nil {
+		failed := step{seen: fmt.Sprintf("instantiate: %s, %s", outcome(err), w.trace.String()), limited: limited(err)}
+		return nil, failed, mod.Close()
+	}
+	p := &part{m, mod, inst}
+	w.parts = append(w.parts, p)
+	return p, w.step(p, "instantiate", nil, nil, nil), nil
+}
+
+func (w *world) close() {
+	for _, p := range slices.Backward(w.parts) {
+		_ = p.inst.Close()
+		_ = p.mod.Close()
+	}
+}
+
+func (w *world) call(ctx context.Context, p *part, export string, t engines.FuncType, stack []uint64) step {
 	w.trace.Reset()
 	w.back = false
 	arguments := fmt.Sprintf("%#x", stack[:len(t.Params)])
-	f, err := w.inst.Func(export)
+	f, err := p.inst.Func(export)
 	if err == nil {
-		if gasLeft := w.inst.Global(fmt.Sprint("g", gasGlobal)); gasLeft != nil {
-			err = gasLeft.Set(gas)
-		}
+		err = p.inst.Global(fmt.Sprint("g", gasGlobal)).Set(gas)
 	}
 	if err == nil {
 		err = f.Call(ctx, stack)
 	}
-	return w.step(export+" "+arguments, t.Results, stack, err)
+	return w.step(p, export+" "+arguments, t.Results, stack, err)
 }
 
 // seedOfHash makes hashes of memories comparable within a process.
 var seedOfHash = maphash.MakeSeed()
 
-// step is what can be seen after a call.
-func (w *world) step(what string, results []engines.ValueType, stack []uint64, err error) step {
+// step is what can be seen after a call of a part.
+func (w *world) step(p *part, what string, results []engines.ValueType, stack []uint64, err error) step {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s", what, outcome(err))
 	if err == nil {
@@ -244,20 +277,23 @@ func (w *world) step(what string, results []engines.ValueType, stack []uint64, e
 			fmt.Fprintf(&b, " %#x", oneNaN(t, stack[i]))
 		}
 	}
-	b.WriteString(", globals")
-	for i, g := range w.m.Globals {
-		if g.export {
-			fmt.Fprintf(&b, " %#x", oneNaN(g.Value, w.inst.Global(fmt.Sprint("g", i)).Get()))
+	for _, p := range w.parts {
+		b.WriteString(", globals")
+		for i, g := range p.m.Globals {
+			if g.export {
+				fmt.Fprintf(&b, " %#x", oneNaN(g.Value, p.inst.Global(fmt.Sprint("g", i)).Get()))
+			}
 		}
+		memory := p.inst.Memory("memory")
+		content := make([]byte, memory.Size())
+		if !memory.Read(0, content) {
+			b.WriteString(", memory cannot be read")
+		}
+		fmt.Fprintf(&b, ", memory %d %x", len(content), maphash.Bytes(seedOfHash, content))
 	}
-	memory := w.inst.Memory("memory")
-	content := make([]byte, memory.Size())
-	if !memory.Read(0, content) {
-		b.WriteString(", memory cannot be read")
-	}
-	fmt.Fprintf(&b, ", memory %d %x, host calls%s", len(content), maphash.Bytes(seedOfHash, content), w.trace.String())
+	fmt.Fprint(&b, ", host calls", w.trace.String())
 	s := step{seen: b.String(), limited: limited(err), ok: err == nil}
-	if meter, ok := w.inst.(engines.FuelMeter); ok {
+	if meter, ok := p.inst.(engines.FuelMeter); ok {
 		s.fuel = meter.FuelUsed()
 	}
 	return s
@@ -302,20 +338,23 @@ func outcome(err error) string {
 // errHost is what host functions fail with.
 var errHost = errors.New("the host refuses")
 
-// functions are the host's. What they do and return follows from their
-// arguments alone.
-func (w *world) functions() *engines.HostModule {
-	host := new(engines.HostModule)
-	for i, index := range w.m.Imports {
-		t := w.m.Types[index]
-		host.Functions = append(host.Functions, engines.HostFunction{
-			Name: fmt.Sprint(i), Type: t,
+// functions are the host's for a module. What they do and return follows from
+// their arguments alone.
+func (w *world) functions(m *Module) *engines.HostModule {
+	functions := new(engines.HostModule)
+	for i, im := range m.Imports {
+		if im.module != host {
+			continue
+		}
+		t := m.Types[im.typ]
+		functions.Functions = append(functions.Functions, engines.HostFunction{
+			Name: im.name, Type: t,
 			Call: func(ctx context.Context, caller engines.Caller, stack []uint64) error {
 				return w.hostCall(ctx, caller, i, t, stack)
 			},
 		})
 	}
-	return host
+	return functions
 }
 
 func (w *world) hostCall(ctx context.Context, caller engines.Caller, fn int, t engines.FuncType, stack []uint64) error {
@@ -363,16 +402,14 @@ func (w *world) hostCall(ctx context.Context, caller engines.Caller, fn int, t e
 
 // callBack calls the last function of the module from the host, once a call.
 func (w *world) callBack(ctx context.Context) error {
-	if w.inst == nil || w.back {
+	p := w.main
+	if p == nil || w.back {
 		return nil
 	}
 	w.back = true
-	last := len(w.m.Funcs) - 1
-	if !w.m.Funcs[last].Export {
-		return nil
-	}
-	t := w.m.Types[w.m.Funcs[last].Type]
-	f, err := w.inst.Func(fmt.Sprint("f", len(w.m.Imports)+last))
+	last := len(p.m.Funcs) - 1
+	t := p.m.Types[p.m.Funcs[last].Type]
+	f, err := p.inst.Func(fmt.Sprint("f", len(p.m.Imports)+last))
 	if err != nil {
 		return err
 	}
