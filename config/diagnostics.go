@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
+
+	"forgeone.dev/forgeone/capability"
 )
 
 // Diagnostic is one thing that is wrong with a configuration.
@@ -87,35 +89,8 @@ func newError(diags hcl.Diagnostics, file *hcl.File, name string) error {
 // didYouMean suggests the known name that is nearest to a misspelt one, as the
 // beginning of a detail; it is empty if none is near.
 func didYouMean(name string, known []string) string {
-	best, least := "", max(2, len(name)/3)+1
-	for _, k := range known {
-		if d := distance(name, k); d < least {
-			best, least = k, d
-		}
+	if n := capability.Nearest(name, known); n != "" {
+		return fmt.Sprintf("did you mean %q? ", n)
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("did you mean %q? ", best)
-}
-
-// distance is the Levenshtein distance, in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substituted := diagonal
-			if a[i] != b[j] {
-				substituted++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(substituted, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
+	return ""
 }

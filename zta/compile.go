@@ -360,35 +360,8 @@ func (p *Policy) clone() Policy {
 
 // didYouMean suggests the known name that is nearest to a misspelt one.
 func didYouMean(name string, known []string) string {
-	best, least := "", math.MaxInt
-	for _, k := range known {
-		if d := editDistance(name, k); d < least {
-			best, least = k, d
-		}
+	if n := capability.Nearest(name, known); n != "" {
+		return fmt.Sprintf(": did you mean %q?", n)
 	}
-	if best == "" || least > max(2, len(name)/3) {
-		return ""
-	}
-	return fmt.Sprintf(": did you mean %q?", best)
-}
-
-// editDistance is the Levenshtein distance, in bytes.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			substituted := diagonal
-			if a[i] != b[j] {
-				substituted++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(substituted, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
+	return ""
 }
