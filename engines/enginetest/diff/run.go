@@ -185,7 +185,6 @@ func steps(ctx context.Context, e engines.WasmEngine, m *Module, wasm []byte, op
 	if p == nil {
 		return list, err
 	}
-	w.main = p
 	for _, p := range slices.Backward(w.parts) {
 		list = append(list, w.callAll(ctx, p, &generator{r: r})...)
 	}
@@ -213,9 +212,12 @@ func (w *world) callAll(ctx context.Context, p *part, g *generator) (list []step
 // world is what there is of a module and its lender, and what the host saw of them.
 type world struct {
 	parts []*part
-	main  *part // what host functions call back; nil while it is made
-	trace strings.Builder
-	back  bool // a host function has called back
+	// called is the one that is called from outside, nil while it is made. Host
+	// functions call that back, not another: in a worker, the two would run on
+	// threads of their own.
+	called *part
+	trace  strings.Builder
+	back   bool // a host function has called back
 }
 
 // part is an instance of a module.
@@ -253,7 +255,7 @@ func (w *world) close() {
 
 func (w *world) call(ctx context.Context, p *part, export string, t engines.FuncType, stack []uint64) step {
 	w.trace.Reset()
-	w.back = false
+	w.called, w.back = p, false
 	arguments := fmt.Sprintf("%#x", stack[:len(t.Params)])
 	f, err := p.inst.Func(export)
 	if err == nil {
@@ -400,9 +402,9 @@ func (w *world) hostCall(ctx context.Context, caller engines.Caller, fn int, t e
 	return nil
 }
 
-// callBack calls the last function of the module from the host, once a call.
+// callBack calls the last function of what was called, once a call.
 func (w *world) callBack(ctx context.Context) error {
-	p := w.main
+	p := w.called
 	if p == nil || w.back {
 		return nil
 	}
