@@ -36,6 +36,7 @@ const (
 	DefaultDrainTimeout     = 30 * time.Second // how long a stop or reload waits for calls in flight
 	isolateTimeout          = time.Second      // how long an isolation waits before it reports what is undrained
 	historyEvery            = 10 * time.Second // how often histories are stored while plugins run
+	DefaultHealthEvery      = 10 * time.Second // how often a native plugin is asked whether it serves
 )
 
 // NewEngine makes an engine; wazero.New is one.
@@ -55,6 +56,7 @@ type options struct {
 	logger     hclog.Logger
 	rootKey    string
 	memory     uint64
+	health     time.Duration
 	timeout    time.Duration
 	clock      func() time.Time
 }
@@ -101,6 +103,10 @@ func WithMemoryLimit(bytes uint64) Option { return func(o *options) { o.memory =
 // be interrupted is an error; the default is simply not in force there.
 func WithExecutionTimeout(d time.Duration) Option { return func(o *options) { o.timeout = d } }
 
+// WithHealthEvery sets how often native plugins are asked whether they serve.
+// One that has not answered by the next time is killed, and Failed.
+func WithHealthEvery(d time.Duration) Option { return func(o *options) { o.health = d } }
+
 // WithClock replaces the wall clock.
 func WithClock(now func() time.Time) Option { return func(o *options) { o.clock = now } }
 
@@ -131,6 +137,9 @@ func newKernel(o options, isolate abi.Isolate) (_ *kernel, err error) {
 	}
 	if k.clock == nil {
 		k.clock = time.Now
+	}
+	if k.health <= 0 {
+		k.health = DefaultHealthEvery
 	}
 	switch {
 	case k.memory == 0:

@@ -95,9 +95,10 @@ type running struct {
 	art     *artifact
 	subject *abi.Subject
 	slots   semaphore
-	calls   sync.WaitGroup // functions, not lifecycle events
-	ended   chan struct{}  // closed by end
-	up      atomic.Value   // a unit, from when the artifact was started
+	calls   sync.WaitGroup        // functions, not lifecycle events
+	ended   chan struct{}         // closed by end
+	up      atomic.Value          // a unit, from when the artifact was started
+	sick    atomic.Pointer[error] // the health check that failed, for which it was killed
 }
 
 // unit is what runs, or nil before it was started.
@@ -325,16 +326,39 @@ func (p *plugin) publish(ctx context.Context, r *running, phase PluginPhase) (*a
 	r.settle()
 	if gone := r.unit().exited(); gone != nil {
 		p.host.bg.Add(1)
-		go func() {
-			defer p.host.bg.Done()
-			select {
-			case <-gone:
-				p.crashed(r)
-			case <-r.ended:
-			}
-		}()
+		go p.watch(r, gone)
 	}
 	return oldArt, oldRun, nil
+}
+
+// watch asks a process for its health until it ends, by itself or not. One that
+// has not answered by the next question is killed: it serves nobody.
+func (p *plugin) watch(r *running, gone <-chan struct{}) {
+	defer p.host.bg.Done()
+	every := p.host.k.health
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-gone:
+			p.crashed(r)
+			return
+		case <-r.ended:
+			return
+		case <-tick.C:
+		}
+		n, ok := r.unit().(*nativeUnit)
+		if !ok {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), every)
+		err := n.plugin.Health(ctx)
+		cancel()
+		if err != nil {
+			r.sick.CompareAndSwap(nil, &err)
+			_ = n.kill() // its end is what counts, and is waited for above
+		}
+	}
 }
 
 // within makes a call of the lifecycle and puts it on record.
@@ -753,6 +777,9 @@ func (p *plugin) crashed(r *running) {
 	reason := "its process ended by itself"
 	if n, ok := r.unit().(*nativeUnit); ok && n.exitError() != nil {
 		reason = n.exitError().Error()
+	}
+	if err := r.sick.Load(); err != nil {
+		reason = "it was killed for its health: " + (*err).Error()
 	}
 	rec := p.event("crash")
 	if !p.take(r, PluginStatus{Phase: PluginFailed, Reason: reason}) {
