@@ -30,7 +30,7 @@ var artifacts struct{ summariseWasm, summarise, rogueWasm, rogue string }
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "forgeone-host-test-")
+		dir, err := os.MkdirTemp("", "fo") // short: paths of unix sockets are
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
