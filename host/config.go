@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -96,7 +97,7 @@ func (c *PluginConfig) validate() error {
 		switch c.Sandbox {
 		case SandboxNone:
 		case "", SandboxStrict, SandboxStandard:
-			bad(`sandbox %q is not built yet, and a native plugin is never run with less than was asked for: set sandbox = "none" to run it with the rights of the kernel's user`, cmpOr(c.Sandbox, SandboxStrict))
+			bad(`sandbox %q is not built yet, and a native plugin is never run with less than was asked for: set sandbox = "none" to run it with the rights of the kernel's user`, cmp.Or(c.Sandbox, SandboxStrict))
 		default:
 			bad("sandbox %q: want strict, standard or none", c.Sandbox)
 		}
@@ -142,11 +143,4 @@ func (c *PluginConfig) validate() error {
 		return nil
 	}
 	return &ConfigError{Plugin: c.Name, Origin: c.Origin, Err: errors.Join(errs...)}
-}
-
-func cmpOr(s, def Sandbox) Sandbox {
-	if s == "" {
-		return def
-	}
-	return s
 }
