@@ -28,6 +28,8 @@ var rooms = map[string][]string{
 	"engines/wasmer":       {"engines", "engines/internal/..."},
 	"engines/wasmtime":     {"engines", "engines/internal/..."},
 	"engines/meter/...":    {"engines", "engines/internal/...", "engines/meter/..."},
+	"engines/cache":        {"engines", "engines/internal/..."},
+	"engines/bench":        {"engines", "engines/internal/..."},
 	"engines/worker/...":   {"engines", "engines/internal/...", "engines/worker/...", "child"},
 
 	"zta":              {"capability"},
@@ -51,8 +53,8 @@ var rooms = map[string][]string{
 	"plugins/examples/...": {"sdk", "sdk/guest", "sdk/native", "plugins/examples/..."},
 
 	"cmd/forgeone":          {"*"},
-	"cmd/forgeone/builtins": {"engines", "engines/wazero", "engines/wasmer", "engines/wasmtime", "engines/meter", "engines/worker", "config", "host"},
-	"cmd/forgeone-engine":   {"engines", "engines/wazero", "engines/wasmer", "engines/wasmtime", "engines/worker/..."},
+	"cmd/forgeone/builtins": {"engines", "engines/wazero", "engines/wasmer", "engines/wasmtime", "engines/meter", "engines/cache", "engines/worker", "config", "host"},
+	"cmd/forgeone-engine":   {"engines", "engines/wazero", "engines/wasmer", "engines/wasmtime", "engines/meter", "engines/cache", "engines/bench", "engines/worker/..."},
 }
 
 // external says who alone may import a package of somebody else's.

@@ -125,13 +125,14 @@ func (e *UnsupportedError) Error() string {
 	return fmt.Sprintf("engine %s does not support %s: %s", e.Engine, e.Feature, e.Reason)
 }
 
-// RefuseMetering is the error of an engine without [Features].Metering for
-// options that need it, nil for others: what is not held is not taken.
-func (o CompileOptions) RefuseMetering(engine string) error {
-	if o.Fuel == 0 && o.CallDepth == 0 {
+// RefuseUnmetered is the error of an engine that runs modules as they are, for
+// options that only a rewritten module can hold, nil for others: what is not
+// held is not taken.
+func (o CompileOptions) RefuseUnmetered(engine string) error {
+	if o.Fuel == 0 && o.CallDepth == 0 && !o.Snapshots {
 		return nil
 	}
-	return &UnsupportedError{Engine: engine, Feature: "Fuel and CallDepth", Reason: "they are held by what engines/meter writes into a module; wrap the engine with it"}
+	return &UnsupportedError{Engine: engine, Feature: "Fuel, CallDepth and Snapshots", Reason: "they need what engines/meter writes into a module; wrap the engine with it"}
 }
 
 // Panicked turns a recovered value into the error a [HostError] carries.
@@ -141,3 +142,8 @@ func Panicked(v any) error {
 	}
 	return fmt.Errorf("panic: %v", v)
 }
+
+// SnapshotError says why the state of an instance cannot be captured.
+type SnapshotError struct{ Reason string }
+
+func (e *SnapshotError) Error() string { return "the instance cannot be captured: " + e.Reason }

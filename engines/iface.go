@@ -16,7 +16,10 @@
 // as a pointer.
 package engines
 
-import "context"
+import (
+	"context"
+	"os"
+)
 
 // WasmEngine compiles WebAssembly binaries.
 //
@@ -58,6 +61,12 @@ type Features struct {
 	// of an import or export of it has one.
 	V128Values bool
 	RefValues  bool
+	// MappedMemory says that instances compiled with CompileOptions.MappedMemory
+	// are [MemoryMapper]s, here on this system.
+	MappedMemory bool
+	// Snapshots says that modules compiled with CompileOptions.Snapshots are
+	// [Snapshotter]s.
+	Snapshots bool
 }
 
 // CompileOptions are fixed when a module is compiled. The zero value asks for
@@ -85,6 +94,71 @@ type CompileOptions struct {
 	// to the engine's stack. Beyond it a call ends with a *[Trap] of class
 	// [TrapStackExhausted].
 	CallDepth uint32
+
+	// MappedMemory asks for instances that are [MemoryMapper]s. Their memory
+	// does not move when it grows.
+	MappedMemory bool
+
+	// Snapshots asks for a module that is a [Snapshotter].
+	Snapshots bool
+}
+
+// Serializer is a [WasmEngine] whose machine code can be kept.
+type Serializer interface {
+	// Serialize is the machine code of a module that this engine compiled.
+	Serialize(m Module) ([]byte, error)
+
+	// Deserialize makes a module of what Serialize returned, without compiling.
+	// The code MUST be authentic, and of the same engine, version, options and
+	// kind of CPU and for the same binary: an engine runs it as it is. Errors: as
+	// [WasmEngine.Compile], and for code that the engine does not recognise.
+	Deserialize(ctx context.Context, wasm, code []byte, opts CompileOptions) (Module, error)
+}
+
+// Snapshotter is a [Module] that can make instances as one of its own stood at
+// some moment.
+type Snapshotter interface {
+	// Snapshot takes the state of an instance of the module: memory, globals and
+	// tables. No call of the instance may be under way; it can be used after.
+	// Errors: *[SnapshotError], which names what of it could not be given back.
+	Snapshot(inst Instance) (Snapshot, error)
+}
+
+// Snapshot is the state of an instance. Implementations MUST be safe for
+// concurrent use.
+type Snapshot interface {
+	// Instantiate makes an instance that stands as the one did whose state this
+	// is. It runs nothing of the guest. Errors: as [Module.Instantiate].
+	Instantiate(ctx context.Context, imports Imports) (Instance, error)
+
+	// Restore puts an instance that the snapshot made back to how it began, for
+	// less than a new one costs. No call of it may be under way. False says that
+	// it cannot, because the instance's memory has grown, a table or segment of
+	// it may have changed, or it is closed: the caller closes it and makes
+	// another.
+	Restore(inst Instance) bool
+
+	// Size is the size of the captured memory in bytes.
+	Size() uint64
+
+	// Close frees the snapshot. Instances it made go on, and can no longer be
+	// restored. Closing twice is a no-op.
+	Close() error
+}
+
+// MemoryMapper is an [Instance] that can have the bytes of a file as its memory,
+// without reading them: pages are the file's until they are written to.
+type MemoryMapper interface {
+	// MapMemory makes the first size bytes of the exported memory of that name
+	// those of the file, privately: writes are seen by the instance alone, and
+	// not by the file, which must not change while it is mapped. size is a
+	// multiple of [PageSize] and not above the memory's size; the file is at
+	// least as long. No call of the instance may be under way. On an error the
+	// memory is as it was.
+	MapMemory(name string, file *os.File, size uint64) error
+
+	// ResetMemory gives up what was written to the mapped bytes since.
+	ResetMemory(name string) error
 }
 
 // FuelMeter is an [Instance] that counts what its calls spend.

@@ -125,11 +125,13 @@ type description struct {
 }
 
 type features struct {
-	Interrupt   bool `json:"interrupt"`
-	MemoryLimit bool `json:"memory_limit"`
-	Metering    bool `json:"metering"` // fuel and call depth
-	V128Values  bool `json:"v128_values"`
-	RefValues   bool `json:"ref_values"`
+	Interrupt    bool `json:"interrupt"`
+	MemoryLimit  bool `json:"memory_limit"`
+	Metering     bool `json:"metering"` // fuel and call depth
+	V128Values   bool `json:"v128_values"`
+	RefValues    bool `json:"ref_values"`
+	MappedMemory bool `json:"mapped_memory"`
+	Snapshots    bool `json:"snapshots"`
 }
 
 func describe(info engines.Info) description {

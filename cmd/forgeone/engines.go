@@ -20,11 +20,13 @@ type engineInfo struct {
 }
 
 type engineFeatures struct {
-	Interrupt   bool `json:"interrupt"`
-	MemoryLimit bool `json:"memory_limit"`
-	Metering    bool `json:"metering"` // fuel and call depth
-	V128Values  bool `json:"v128_values"`
-	RefValues   bool `json:"ref_values"`
+	Interrupt    bool `json:"interrupt"`
+	MemoryLimit  bool `json:"memory_limit"`
+	Metering     bool `json:"metering"` // fuel and call depth
+	V128Values   bool `json:"v128_values"`
+	RefValues    bool `json:"ref_values"`
+	MappedMemory bool `json:"mapped_memory"`
+	Snapshots    bool `json:"snapshots"`
 }
 
 func (c *cli) engines() *cobra.Command {

@@ -32,12 +32,14 @@ type testCase struct {
 // has reports whether f has the feature that a case names.
 func has(f engines.Features, name string) bool {
 	return map[string]bool{
-		"":            true,
-		"Interrupt":   f.Interrupt,
-		"MemoryLimit": f.MemoryLimit,
-		"Metering":    f.Metering,
-		"V128Values":  f.V128Values,
-		"RefValues":   f.RefValues,
+		"":             true,
+		"Interrupt":    f.Interrupt,
+		"MemoryLimit":  f.MemoryLimit,
+		"Metering":     f.Metering,
+		"V128Values":   f.V128Values,
+		"RefValues":    f.RefValues,
+		"MappedMemory": f.MappedMemory,
+		"Snapshots":    f.Snapshots,
 	}[name]
 }
 

@@ -101,7 +101,7 @@ func (e *engine) Info() engines.Info {
 }
 
 func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
-	if err := opts.RefuseMetering(name); err != nil {
+	if err := opts.RefuseUnmetered(name); err != nil {
 		return nil, err
 	}
 	e.use.RLock()
