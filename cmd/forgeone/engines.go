@@ -17,6 +17,8 @@ type engineInfo struct {
 	Where     string          `json:"where,omitempty"` // "in-process", or the worker's binary
 	Features  *engineFeatures `json:"features,omitempty"`
 	Reason    string          `json:"reason,omitempty"` // why it is not available
+	// Advisories are what is known against this version; forgeone doctor tells more.
+	Advisories []builtins.Advisory `json:"advisories,omitempty"`
 }
 
 type engineFeatures struct {
@@ -32,7 +34,7 @@ type engineFeatures struct {
 func (c *cli) engines() *cobra.Command {
 	return &cobra.Command{
 		Use:     "engines",
-		Short:   "List the WASM engines: version, features, and why one is missing",
+		Short:   "List the WASM engines: version, features, open advisories, and why one is missing",
 		Example: "  forgeone engines\n  forgeone engines --format json",
 		Args:    noArgs,
 		RunE: c.do(func(*cobra.Command, []string) error {
@@ -64,6 +66,7 @@ func findEngine(name string) engineInfo {
 		return info
 	}
 	info.Available = true
+	info.Advisories, _ = builtins.Advisories(name, info.Version)
 	return info
 }
 
@@ -73,7 +76,7 @@ func featuresOf(f engines.Features) *engineFeatures {
 }
 
 func printEngines(p *printer, infos []engineInfo) {
-	p.row("ENGINE", "AVAILABLE", "VERSION", "WHERE", "FEATURES", "WHY NOT")
+	p.row("ENGINE", "AVAILABLE", "VERSION", "WHERE", "FEATURES", "OPEN ADVISORIES", "WHY NOT")
 	for _, e := range infos {
 		var features []string
 		if e.Features != nil {
@@ -83,13 +86,20 @@ func printEngines(p *printer, infos []engineInfo) {
 			}{
 				{"interrupt", e.Features.Interrupt}, {"memory limit", e.Features.MemoryLimit}, {"metering", e.Features.Metering},
 				{"v128 values", e.Features.V128Values}, {"reference values", e.Features.RefValues},
+				{"mapped memory", e.Features.MappedMemory}, {"snapshots", e.Features.Snapshots},
 			} {
 				if f.has {
 					features = append(features, f.name)
 				}
 			}
 		}
+		var open []string
+		for _, a := range e.Advisories {
+			if a.Reach == builtins.Open {
+				open = append(open, a.ID)
+			}
+		}
 		available := map[bool]string{true: "yes", false: "no"}[e.Available]
-		p.row(e.Name, available, dash(e.Version), dash(e.Where), list(features), dash(e.Reason))
+		p.row(e.Name, available, dash(e.Version), dash(e.Where), list(features), list(open), dash(e.Reason))
 	}
 }
