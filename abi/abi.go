@@ -31,6 +31,10 @@ type Subject struct {
 	ExecutionDNA *zta.ExecutionDNA // nil keeps no history
 	Container    *Container        // never nil in a call that is to pass
 	Mounts       []Mount
+
+	// CallHandles makes each handle the call's that opened it, not the
+	// container's: for plugins whose calls are to know nothing of each other.
+	CallHandles bool
 }
 
 // TrustVector is how the identity is known, as verified when it was loaded.

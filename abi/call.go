@@ -35,6 +35,9 @@ type Call struct {
 
 	unrecorded atomic.Bool // a syscall was refused because it could not be recorded
 
+	handles int  // of its own that are open; guarded by the container's mu, as is ended
+	ended   bool // no more are opened
+
 	mu     sync.Mutex // guards the folds; held across the append of a fold record, never across an effect
 	folds  map[foldKey]*fold
 	timer  *time.Timer
@@ -124,17 +127,24 @@ func (c *Call) Syscall(ctx context.Context, name string, args []string, handle H
 	})
 }
 
-// End closes the call's runs and records its outcome. callErr is how the
+// End closes the call's own handles and its runs, and records its outcome. callErr is how the
 // guest ended. The returned error is callErr, or why the end could not be
 // recorded.
 func (c *Call) End(output []byte, callErr error) error {
 	c.cancel(nil)
+	left := 0
+	if c.subject.CallHandles {
+		left = c.subject.Container.disown(c)
+	}
 	flushErr := c.flush(true)
 	r := c.gate.callRecord(c.subject, audit.PhaseOutcome, c.name, output)
 	defer putRecord(r)
 	r.Call, r.Intent, r.Outcome, r.Duration = c.id, audit.Closes(c.intent), audit.OutcomeOK, c.gate.clock().Sub(c.begun)
 	if callErr != nil {
 		r.Outcome, r.Error = audit.OutcomeFailed, audit.Clip(callErr.Error())
+	}
+	if left > 0 {
+		r.Details = map[string]string{"handles_left_open": utoa(uint64(left))}
 	}
 	_, err := c.gate.log.Append(r)
 	if callErr != nil {

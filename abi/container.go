@@ -4,20 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 )
-
-// Handle names something a plugin holds open. It is tagged with its
-// container's generation, so that one of another container, or of this one
-// before it was isolated, names nothing. 0 is never a handle.
-type Handle uint64
-
-// MaxHandles is how many handles a container may hold at once.
-const MaxHandles = 1024
 
 // Container is the supervised unit of work that one running plugin is. Every
 // effect pins it; isolating it refuses new effects at once, cancels those in
@@ -44,11 +34,6 @@ type Container struct {
 }
 
 const dead = int64(1) << 62
-
-type open struct {
-	object   io.Closer
-	resource string
-}
 
 // NewContainer makes a live container. id must be unique; the host uses a UUID.
 func NewContainer(id string) *Container {
@@ -179,57 +164,4 @@ func (c *Container) bind(ctx context.Context) (context.Context, context.CancelCa
 		c.mu.Unlock()
 		cancel(cause)
 	}
-}
-
-// ErrHandles is returned when a container holds [MaxHandles] already.
-var ErrHandles = errors.New("too many open handles")
-
-// Open makes a handle for an object, and owns it: it is closed with the handle
-// or with the container. resource is its canonical resource. On an error the
-// object is closed.
-func (c *Container) Open(object io.Closer, resource string) (Handle, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.handles == nil || len(c.handles) >= MaxHandles {
-		_ = object.Close()
-		if c.handles == nil {
-			return 0, c.hold.Load()
-		}
-		return 0, ErrHandles
-	}
-	for {
-		c.nextH++
-		if _, taken := c.handles[c.nextH]; !taken && c.nextH != 0 {
-			break
-		}
-	}
-	c.handles[c.nextH] = open{object, resource}
-	return Handle(uint64(c.gen)<<32 | uint64(c.nextH)), nil
-}
-
-// Object is what a handle names, with its resource; false for a handle that is
-// not this container's or was closed.
-func (c *Container) Object(h Handle) (object io.Closer, resource string, ok bool) {
-	if uint32(h>>32) != c.gen {
-		return nil, "", false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	o, ok := c.handles[uint32(h)]
-	return o.object, o.resource, ok
-}
-
-// CloseHandle closes what a handle names.
-func (c *Container) CloseHandle(h Handle) error {
-	if uint32(h>>32) != c.gen {
-		return Fail(CodeBadHandle, "handle %#x is not open here", uint64(h))
-	}
-	c.mu.Lock()
-	o, ok := c.handles[uint32(h)]
-	delete(c.handles, uint32(h))
-	c.mu.Unlock()
-	if !ok {
-		return Fail(CodeBadHandle, "handle %#x is not open here", uint64(h))
-	}
-	return o.object.Close()
 }

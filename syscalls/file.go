@@ -48,7 +48,7 @@ func files() []abi.Registration {
 			Doc:     "Close a handle.",
 			Resolve: resolveHandle,
 			Handler: func(_ context.Context, sc *abi.SyscallContext, r *abi.Resolution) ([]byte, error) {
-				return nil, fsError(r.Object.(handle).canonical, sc.Container.CloseHandle(sc.Handle))
+				return nil, fsError(r.Object.(handle).canonical, sc.CloseHandle())
 			},
 		},
 	}
@@ -170,7 +170,7 @@ func open(_ context.Context, sc *abi.SyscallContext, r *abi.Resolution) ([]byte,
 	if err != nil {
 		return nil, fsError(o.path, err)
 	}
-	h, err := sc.Container.Open(&file{f, sc.Args[0], o.mode}, r.Resources[0])
+	h, err := sc.Open(&file{f, sc.Args[0], o.mode}, r.Resources[0])
 	if errors.Is(err, abi.ErrHandles) {
 		return nil, abi.Fail(abi.CodeTooMany, "%v: at most %d; close some", err, abi.MaxHandles)
 	}
@@ -281,11 +281,11 @@ func resolveHandle(_ context.Context, sc *abi.SyscallContext) (abi.Resolution, e
 	if err := checkPath(sc.Args[0]); err != nil {
 		return abi.Resolution{}, err
 	}
-	object, uri, ok := sc.Container.Object(sc.Handle)
+	object, uri, ok := sc.Object()
 	f, isFile := object.(*file)
 	if !ok || !isFile {
 		res := resource(fileURI(path.Clean(sc.Args[0])))
-		res.Err = abi.Fail(abi.CodeBadHandle, "handle %#x is not an open file of this plugin", uint64(sc.Handle))
+		res.Err = abi.Fail(abi.CodeBadHandle, "handle %#x is not an open file of this plugin; where its state is pristine, a handle ends with its call", uint64(sc.Handle))
 		return res, nil
 	}
 	if f.path != sc.Args[0] {

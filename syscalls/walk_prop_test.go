@@ -82,7 +82,7 @@ func TestWalkAgreesWithTheSystem(t *testing.T) {
 			case res.Status == abi.Success:
 				opened++
 				h := abi.Handle(binary.LittleEndian.Uint64(res.Data))
-				_, uri, _ := p.s.Container.Object(h)
+				_, uri, _ := (&abi.SyscallContext{Subject: p.s, Handle: h}).Object()
 				canonical := strings.TrimPrefix(uri, "file:///data")
 				content := p.do("file_read", h, nil, "/data/"+path, "1000")
 				if !found || real != dir+canonical || string(content.Data) != canonical {
@@ -121,8 +121,9 @@ func FuzzOpen(f *testing.F) {
 			t.Fatalf("opened with mode %q without file_write", mode)
 		}
 		h := abi.Handle(binary.LittleEndian.Uint64(res.Data))
-		defer p.s.Container.CloseHandle(h)
-		_, uri, _ := p.s.Container.Object(h)
+		sc := &abi.SyscallContext{Subject: p.s, Handle: h}
+		defer sc.CloseHandle()
+		_, uri, _ := sc.Object()
 		content := p.do("file_read", h, nil, path, "1000")
 		if want := strings.TrimPrefix(uri, "file:///data"); string(content.Data) != want || !strings.HasPrefix(want, "/pub/") {
 			t.Fatalf("%q opened as %s with content %q (%v)", path, uri, content.Data, content.Error())
