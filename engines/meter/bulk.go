@@ -72,7 +72,7 @@ func (op opcode) copies() bool {
 func (f *function) bulkInstr(in *instr) {
 	h := helper{in.op, in.imm}
 	if !in.op.copies() {
-		f.out = f.reload(f.writeBack(f.out).call(f.helper(h)))
+		f.out = f.reload(f.writeBack(f.changed(f.out, in)).call(f.helper(h)))
 		return
 	}
 	if f.prev.op == opI32Const && f.prev.imm[0] <= inlineBytes {
@@ -182,7 +182,7 @@ func (w *rewriter) spaces(h helper) (to, from code) {
 	case opMemoryCopy:
 		return memory, memory
 	case opMemoryInit:
-		return memory, code{}.i64(int64(w.data[h.imm[0]]))
+		return memory, code{}.i64(int64(w.segments.lengths[h.imm[0]]))
 	case opTableFill:
 		return table(h.imm[0]), nil
 	case opTableCopy:

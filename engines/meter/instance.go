@@ -30,11 +30,29 @@ type instance struct {
 	account *account       // that the instance spends from, nil between calls
 	own     account        // of calls from outside
 	used    int64
+
+	calls  int       // under way
+	broken bool      // a call has not come to its end
+	lent   bool      // the host has a global of it that cannot be captured
+	state  *state    // nil unless a snapshot made it
+	origin *snapshot // that made it
 }
 
 // begin sets up what the host knows of the guest's counters, and runs the start
 // function.
 func (i *instance) begin(ctx context.Context) error {
+	if err := i.count(); err != nil || !i.compiled.hasStart {
+		return err
+	}
+	start, err := i.Instance.Func(exportStart)
+	if err != nil {
+		return err
+	}
+	return i.call(ctx, start, nil)
+}
+
+// count sets up what the host knows of the guest's counters.
+func (i *instance) count() error {
 	c := i.compiled
 	if !c.metered {
 		return nil
@@ -46,18 +64,9 @@ func (i *instance) begin(ctx context.Context) error {
 		i.counter = i.Instance.Global(exportCounter)
 		i.id = c.engine.lastID.Add(1)
 		c.engine.instances.Store(i.id, i)
-		if err := i.Instance.Global(exportID).Set(uint64(i.id)); err != nil {
-			return err
-		}
+		return i.Instance.Global(exportID).Set(uint64(i.id))
 	}
-	if !c.hasStart {
-		return nil
-	}
-	start, err := i.Instance.Func(exportStart)
-	if err != nil {
-		return err
-	}
-	return i.call(ctx, start, nil)
+	return nil
 }
 
 func (i *instance) Close() error {
@@ -115,10 +124,19 @@ func (i *instance) Func(name string) (engines.Func, error) {
 	return &export{Func: f, instance: i}, nil
 }
 
-func (i *instance) Global(name string) engines.Global {
+func (i *instance) Memory(name string) engines.Memory {
 	if _, ok := i.compiled.exports[name]; !ok {
 		return nil
 	}
+	return i.Instance.Memory(name)
+}
+
+func (i *instance) Global(name string) engines.Global {
+	t, ok := i.compiled.exports[name]
+	if !ok {
+		return nil
+	}
+	i.lent = i.lent || t.Global.Mutable && !numeric(t.Global.Value)
 	return i.Instance.Global(name)
 }
 
@@ -146,10 +164,16 @@ func (f *export) Call(ctx context.Context, stack []uint64) error {
 // call calls a function of the inner instance. A call from outside opens the
 // account and settles it; a call back is part of the one under way.
 func (i *instance) call(ctx context.Context, f engines.Func, stack []uint64) error {
+	i.calls++
+	var err error
 	if i.depth != nil {
-		return i.callDeep(ctx, f, stack)
+		err = i.callDeep(ctx, f, stack)
+	} else {
+		err = i.spend(ctx, f, stack)
 	}
-	return i.spend(ctx, f, stack)
+	i.calls--
+	i.broken = i.broken || err != nil
+	return err
 }
 
 // callDeep sets the depth back to what it was when a call did not come to its end.
@@ -163,6 +187,14 @@ func (i *instance) callDeep(ctx context.Context, f engines.Func, stack []uint64)
 		}
 	}
 	return err
+}
+
+// resetDepth sets the depth back to what it is between calls.
+func (i *instance) resetDepth() error {
+	if i.depth == nil || i.depth.Get() == 0 {
+		return nil
+	}
+	return i.depth.Set(0)
 }
 
 // unwindLenders sets the depth of those back that functions were called of.

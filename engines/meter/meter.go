@@ -79,24 +79,36 @@ type engine struct {
 
 func (e *engine) Info() engines.Info {
 	info := e.WasmEngine.Info()
-	info.Interrupt, info.MemoryLimit, info.Metering = true, true, true
+	info.Interrupt, info.MemoryLimit, info.Metering, info.Snapshots = true, true, true, true
+	info.MappedMemory = false // snapshots use it
 	return info
 }
 
 func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
+	if opts.MappedMemory {
+		return nil, &engines.UnsupportedError{Engine: e.Info().Name, Feature: "MappedMemory", Reason: "engines/meter maps memory for CompileOptions.Snapshots; ask for those"}
+	}
 	out, iface, err := e.rewrite(ctx, wasm, opts)
 	if err != nil {
 		return nil, &engines.CompileError{Engine: e.Info().Name, Err: err}
 	}
+	c := &compiled{
+		engine: e, fuel: int64(min(opts.Fuel, math.MaxInt64)), depth: opts.CallDepth > 0,
+		metered: out.metered, hasStart: out.hasStart, iface: iface, exports: link.Exports(iface.Exports),
+		layout: out.layout, mapped: opts.Snapshots && e.WasmEngine.Info().MappedMemory,
+	}
+	if c.layout != nil && len(c.layout.data) > 0 {
+		if c.initial, err = newImage(c.layout.size, c.layout.data, c.mapped); err != nil {
+			return nil, &engines.CompileError{Engine: e.Info().Name, Err: err}
+		}
+		c.layout.data = nil
+	}
 	// The limits are in the module: to the engine all modules are alike, and link.
-	inner, err := e.WasmEngine.Compile(ctx, out.wasm, engines.CompileOptions{})
-	if err != nil {
+	if c.Module, err = e.WasmEngine.Compile(ctx, out.wasm, engines.CompileOptions{MappedMemory: c.mapped}); err != nil {
+		c.freeInitial()
 		return nil, err
 	}
-	return &compiled{
-		Module: inner, engine: e, fuel: int64(min(opts.Fuel, math.MaxInt64)), depth: opts.CallDepth > 0,
-		metered: out.metered, hasStart: out.hasStart, iface: iface, exports: link.Exports(iface.Exports),
-	}, nil
+	return c, nil
 }
 
 func (e *engine) rewrite(ctx context.Context, wasm []byte, opts engines.CompileOptions) (*rewritten, *binfmt.Interface, error) {
@@ -111,6 +123,7 @@ func (e *engine) rewrite(ctx context.Context, wasm []byte, opts engines.CompileO
 		Fuel:        opts.Fuel > 0,
 		CallDepth:   opts.CallDepth,
 		MemoryPages: maxPages,
+		Capture:     opts.Snapshots,
 	}
 	if limit := opts.MemoryLimitPages; limit > 0 {
 		p.MemoryPages = min(limit, maxPages)
@@ -230,12 +243,46 @@ type compiled struct {
 	hasStart bool
 	iface    *binfmt.Interface
 	exports  map[string]engines.ExternType
+
+	layout  *layout // nil without snapshots
+	mapped  bool    // memory is mapped from files
+	initial *image  // of the active data segments, nil if the engine has them
 }
 
 func (c *compiled) Imports() []engines.ImportType { return c.iface.Imports }
 func (c *compiled) Exports() []engines.ExportType { return c.iface.Exports }
 
 func (c *compiled) Instantiate(ctx context.Context, imports engines.Imports) (engines.Instance, error) {
+	i, err := c.link(ctx, imports)
+	if err != nil {
+		return nil, err
+	}
+	if err = c.initialize(i.Instance); err == nil {
+		err = i.begin(ctx)
+	}
+	if err != nil {
+		_ = i.Close() // the first error is the one to know
+		return nil, err
+	}
+	return i, nil
+}
+
+// Close implements [engines.Module].
+func (c *compiled) Close() error {
+	err := c.Module.Close()
+	c.freeInitial()
+	return err
+}
+
+func (c *compiled) freeInitial() {
+	if c.initial != nil {
+		c.initial.close()
+	}
+}
+
+// link makes an instance that has run nothing, and whose active data segments
+// are not written yet if that is the host's to do.
+func (c *compiled) link(ctx context.Context, imports engines.Imports) (*instance, error) {
 	if c.metered {
 		if err := interrupted(ctx); err != nil {
 			return nil, err
@@ -246,14 +293,8 @@ func (c *compiled) Instantiate(ctx context.Context, imports engines.Imports) (en
 	if err != nil {
 		return nil, err
 	}
-	if i.Instance, err = c.Module.Instantiate(ctx, given); err != nil {
-		return nil, err
-	}
-	if err := i.begin(ctx); err != nil {
-		_ = i.Close() // the start function's error is the one to know
-		return nil, err
-	}
-	return i, nil
+	i.Instance, err = c.Module.Instantiate(ctx, given)
+	return i, err
 }
 
 // give is what the inner module is linked to: the host function that grants

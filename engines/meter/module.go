@@ -39,13 +39,17 @@ type module struct {
 	imported  int      // functions
 	tables    []table
 	memories  int
-	globals   int
+	pages     uint32 // of the memory defined, to begin with
+	globals   []global
+	foreign   string // what is imported and not a function, "" if nothing is
 	exports   int
 	start     uint32 // function index
 	hasStart  bool
 	elems     []uint32 // length of each segment
-	data      []uint32 // length of each segment
-	addressed []bool   // functions that are exported, or that a reference can be taken of
+	data      []dataSegment
+	dataRead  int // segments, of those announced
+	segments  segments
+	addressed []bool // functions that are exported, or that a reference can be taken of
 
 	hasDataCount bool
 	metered      bool      // an import and globals are added, see moved
@@ -63,6 +67,11 @@ func (s section) reader() *reader { return &reader{data: s.body, base: s.base} }
 type table struct {
 	elem     byte // value type
 	limits   limits
+	imported bool
+}
+
+type global struct {
+	engines.GlobalType
 	imported bool
 }
 
@@ -100,6 +109,9 @@ func decode(wasm []byte, lim Limits) (*module, error) {
 	if r.err == nil && len(m.bodies) != len(m.funcs)-m.imported {
 		r.failf("%d functions are declared, and %d have a body", len(m.funcs)-m.imported, len(m.bodies))
 	}
+	if r.err == nil && m.dataRead != len(m.data) {
+		r.failf("%d data segments are announced, and there are %d", len(m.data), m.dataRead)
+	}
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -127,7 +139,7 @@ func (m *module) section(s section) error {
 		r.limit("data segments", int64(n), int64(m.limits.Segments))
 		// Code names data segments, and comes before them.
 		if m.hasDataCount = true; r.err == nil {
-			m.data = make([]uint32, n)
+			m.data = make([]dataSegment, n)
 		}
 	default:
 		m.vector(s.id, r)
@@ -163,7 +175,7 @@ var kinds = [...]struct {
 	sectionFunction: {"functions", func(l *Limits) int { return l.Functions }, func(m *module) int { return m.imported }, (*module).readFunction},
 	sectionTable:    {"tables", func(l *Limits) int { return l.Tables }, func(m *module) int { return len(m.tables) }, (*module).readTable},
 	sectionMemory:   {"memories", func(*Limits) int { return 1 }, func(m *module) int { return m.memories }, (*module).readMemory},
-	sectionGlobal:   {"globals", func(l *Limits) int { return l.Globals }, func(m *module) int { return m.globals }, (*module).readGlobal},
+	sectionGlobal:   {"globals", func(l *Limits) int { return l.Globals }, func(m *module) int { return len(m.globals) }, (*module).readGlobal},
 	sectionExport:   {"exports", func(l *Limits) int { return l.Exports }, none, (*module).readExport},
 	sectionElement:  {"element segments", func(l *Limits) int { return l.Segments }, none, (*module).readElement},
 	sectionCode:     {"function bodies", func(l *Limits) int { return l.Functions }, none, (*module).readCode},
@@ -196,7 +208,11 @@ func (m *module) readImport(r *reader, _ int) {
 	if strings.HasPrefix(from, reserved) || strings.HasPrefix(name, reserved) {
 		r.failf("the import %s.%s is of a reserved name: what begins with %q is the host's", from, name, reserved)
 	}
-	switch kind := engines.ExternKind(r.byte()); kind {
+	kind := engines.ExternKind(r.byte())
+	if kind != engines.KindFunc && m.foreign == "" {
+		m.foreign = fmt.Sprintf("%s %s.%s", kind, from, name)
+	}
+	switch kind {
 	case engines.KindFunc:
 		m.addFunc(r)
 		m.imported++
@@ -206,8 +222,7 @@ func (m *module) readImport(r *reader, _ int) {
 		r.limits()
 		m.memories++
 	case engines.KindGlobal:
-		r.bytes(2)
-		m.globals++
+		m.globals = append(m.globals, global{globalType(r), true})
 	default:
 		r.failf("import %s.%s is of unknown kind %d", from, name, kind)
 	}
@@ -225,14 +240,19 @@ func (m *module) readTable(r *reader, _ int) {
 }
 
 func (m *module) readMemory(r *reader, _ int) {
-	r.limits()
+	m.pages = r.limits().min
 	m.memories++
 }
 
 func (m *module) readGlobal(r *reader, _ int) {
-	r.bytes(2)
+	t := globalType(r)
 	m.constExpr(r, nil)
-	m.globals++
+	m.globals = append(m.globals, global{GlobalType: t})
+}
+
+// globalType reads the type of a global. The engine refuses what is none.
+func globalType(r *reader) engines.GlobalType {
+	return engines.GlobalType{Value: engines.ValueType(r.byte()), Mutable: r.byte() != 0}
 }
 
 func (m *module) readExport(r *reader, _ int) {
@@ -252,7 +272,7 @@ func (m *module) readExport(r *reader, _ int) {
 	case engines.KindMemory:
 		r.index(m.memories, what)
 	case engines.KindGlobal:
-		r.index(m.globals, what)
+		r.index(len(m.globals), what)
 	default:
 		r.failf("export %q is of unknown kind %d", name, kind)
 	}
@@ -362,29 +382,6 @@ func (m *module) readCode(r *reader, i int) {
 	}
 	base := r.base + r.pos
 	m.bodies = append(m.bodies, section{id: sectionCode, base: base, body: r.bytes(n)})
-}
-
-func (m *module) readData(r *reader, i int) {
-	switch flag := r.u32(); flag {
-	case 0:
-		m.constExpr(r, nil)
-	case 1:
-	case 2:
-		r.index(m.memories, "memory")
-		m.constExpr(r, nil)
-	default:
-		r.failf("data segment of unknown form %d", flag)
-	}
-	n := r.count()
-	r.bytes(n)
-	switch {
-	case !m.hasDataCount:
-		m.data = append(m.data, n)
-	case i < len(m.data):
-		m.data[i] = n
-	default:
-		r.failf("%d data segments are announced, and there are more", len(m.data))
-	}
 }
 
 // clampTables gives each table that can grow an equal part of what all of them

@@ -37,14 +37,17 @@ const (
 	opLocalTee     opcode = 0x22
 	opGlobalGet    opcode = 0x23
 	opGlobalSet    opcode = 0x24
+	opTableSet     opcode = 0x26
 	opMemoryGrow   opcode = 0x40
 	opI32Const     opcode = 0x41
 	opRefFunc      opcode = 0xd2
 
 	opMemoryInit opcode = misc | 8
+	opDataDrop   opcode = misc | 9
 	opMemoryCopy opcode = misc | 10
 	opMemoryFill opcode = misc | 11
 	opTableInit  opcode = misc | 12
+	opElemDrop   opcode = misc | 13
 	opTableCopy  opcode = misc | 14
 	opTableGrow  opcode = misc | 15
 	opTableSize  opcode = misc | 16
@@ -221,7 +224,7 @@ func (op opcode) shape() shape {
 // instr is one instruction.
 type instr struct {
 	op  opcode
-	raw []byte // all of it, as it was written
+	raw []byte // all of it, as it was written, but for where data segments are
 	// imm are its immediates, those that are indices or an i32.
 	imm    [2]uint32
 	labels []uint32 // of a br_table, the default last
@@ -250,6 +253,10 @@ func (m *module) instr(r *reader) instr {
 		return instr{}
 	}
 	in.raw = r.data[start:r.pos]
+	if in.op == opMemoryInit || in.op == opDataDrop {
+		in.imm[0] = m.segments.of(in.imm[0])
+		in.raw = helper{in.op, in.imm}.encode(nil)
+	}
 	return in
 }
 
@@ -273,7 +280,7 @@ func (m *module) immediate(r *reader, kind immediate, in *instr) uint32 {
 	case immType:
 		return r.index(len(m.types), "type")
 	case immGlobal:
-		return r.index(m.globals, "global")
+		return r.index(len(m.globals), "global")
 	case immTable:
 		return r.index(len(m.tables), "table")
 	case immMemory:

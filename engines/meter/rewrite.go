@@ -16,6 +16,7 @@ type plan struct {
 	Fuel        bool
 	CallDepth   uint32 // with either; 0: the engine's own
 	MemoryPages uint32 // limit of each memory defined
+	Capture     bool   // instances are to be captured
 }
 
 // What is added is known to the host by these names.
@@ -25,6 +26,9 @@ const (
 	exportID      = reserved + "/id"
 	exportDepth   = reserved + "/depth"
 	exportStart   = reserved + "/start"
+	exportMemory  = reserved + "/memory"
+	exportChanged = reserved + "/changed"
+	exportGlobal  = reserved + "/global/" // and its number among those captured
 )
 
 // grantType is the type of the import: the instance's id, what is left of its
@@ -46,6 +50,7 @@ type rewriter struct {
 	plan    plan
 	cyclic  []bool   // functions defined that count call depth; nil if none does
 	surveys []survey // of the functions defined
+	layout  *layout  // nil unless instances are to be captured
 
 	// What is added to the module, each once.
 	types     []engines.FuncType
@@ -59,6 +64,7 @@ type rewritten struct {
 	wasm     []byte
 	metered  bool // it imports grant, and exports what the host sets
 	hasStart bool // it exports its start function, which does not run by itself
+	layout   *layout
 }
 
 // rewrite reads a module and writes one that does the same within limits.
@@ -72,6 +78,10 @@ func rewrite(wasm []byte, p plan, lim Limits) (*rewritten, error) {
 	}
 	m.metered = p.Deadline || p.Fuel
 	w := &rewriter{module: m, plan: p, typeIDs: make(map[string]uint32), helperIDs: make(map[helper]uint32)}
+	if p.Capture {
+		w.layout = m.layout()
+	}
+	m.placeSegments(w.captured())
 	if p.CallDepth > 0 {
 		if w.cyclic, err = m.cycles(); err != nil {
 			return nil, err
@@ -86,8 +96,14 @@ func rewrite(wasm []byte, p plan, lim Limits) (*rewritten, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rewritten{wasm: out, metered: m.metered, hasStart: m.hasStart && m.metered}, nil
+	return &rewritten{wasm: out, metered: m.metered, hasStart: w.startsLater(), layout: w.layout}, nil
 }
+
+// captured reports whether instances can be captured.
+func (w *rewriter) captured() bool { return w.layout != nil && w.layout.refusal == "" }
+
+// startsLater reports whether there is a start function that the host calls.
+func (w *rewriter) startsLater() bool { return w.hasStart && (w.metered || w.captured()) }
 
 // encode writes all sections. The code comes first: what the others must add
 // follows from it.
@@ -149,7 +165,7 @@ func (w *rewriter) encode(size int) ([]byte, error) {
 			}
 			w.addExports(&v)
 		case sectionStart:
-			if old.body != nil && !w.metered {
+			if old.body != nil && !w.startsLater() {
 				out = appendSection(out, id, old.body)
 			}
 			continue
@@ -159,13 +175,13 @@ func (w *rewriter) encode(size int) ([]byte, error) {
 			}
 		case sectionDataCount:
 			if old.body != nil {
-				out = appendSection(out, id, old.body)
+				out = appendSection(out, id, uleb(nil, w.segments.count()))
 			}
 			continue
 		case sectionCode:
 			v = vector{uint32(len(w.bodies) + len(w.helpers)), bodies}
 		case sectionData:
-			v.rest(r)
+			w.dataSection(&v, r, w.captured())
 		}
 		if v.n > 0 || old.body != nil {
 			out = appendSection(out, id, append(uleb(nil, v.n), v.items...))
@@ -207,9 +223,15 @@ func (w *rewriter) code() ([]byte, error) {
 // Indices of what is added.
 func (w *rewriter) grant() uint32   { return uint32(w.imported) }
 func (w *rewriter) refill() uint32  { return uint32(len(w.funcs)) + 1 } // the first helper
-func (w *rewriter) counter() uint32 { return uint32(w.globals) }
-func (w *rewriter) id() uint32      { return uint32(w.globals) + 1 }
-func (w *rewriter) depth() uint32   { return uint32(w.globals) + 2 }
+func (w *rewriter) counter() uint32 { return uint32(len(w.globals)) }
+func (w *rewriter) id() uint32      { return uint32(len(w.globals)) + 1 }
+func (w *rewriter) depth() uint32   { return uint32(len(w.globals)) + 2 }
+func (w *rewriter) change() uint32 {
+	if w.metered {
+		return w.depth() + 1
+	}
+	return uint32(len(w.globals))
+}
 
 // typeID is the index of a type that is added if it has not been.
 func (w *rewriter) typeID(t engines.FuncType) uint32 {
@@ -243,27 +265,40 @@ func (w *rewriter) addFunctions(v *vector) {
 }
 
 func (w *rewriter) addGlobals(v *vector) {
-	if !w.metered {
-		return
-	}
 	zero := func(t engines.ValueType, c code) []byte { return append([]byte{byte(t), 1}, c.end()...) }
-	v.add(zero(engines.I64, code{}.i64(0)))
-	v.add(zero(engines.I32, code{}.i32(0)))
-	v.add(zero(engines.I32, code{}.i32(0)))
+	if w.metered {
+		v.add(zero(engines.I64, code{}.i64(0)))
+		v.add(zero(engines.I32, code{}.i32(0)))
+		v.add(zero(engines.I32, code{}.i32(0)))
+	}
+	if w.captured() && w.layout.changes {
+		v.add(zero(engines.I32, code{}.i32(0)))
+	}
 }
 
 func (w *rewriter) addExports(v *vector) {
-	if !w.metered {
-		return
-	}
 	add := func(name string, kind engines.ExternKind, index uint32) {
 		v.add(uleb(append(str(nil, name), byte(kind)), index))
 	}
-	add(exportCounter, engines.KindGlobal, w.counter())
-	add(exportID, engines.KindGlobal, w.id())
-	add(exportDepth, engines.KindGlobal, w.depth())
-	if w.hasStart {
+	if w.metered {
+		add(exportCounter, engines.KindGlobal, w.counter())
+		add(exportID, engines.KindGlobal, w.id())
+		add(exportDepth, engines.KindGlobal, w.depth())
+	}
+	if w.startsLater() {
 		add(exportStart, engines.KindFunc, w.moved(w.start))
+	}
+	if !w.captured() {
+		return
+	}
+	if w.layout.memory {
+		add(exportMemory, engines.KindMemory, 0)
+	}
+	for n, index := range w.layout.globals {
+		add(globalName(n), engines.KindGlobal, index)
+	}
+	if w.layout.changes {
+		add(exportChanged, engines.KindGlobal, w.change())
 	}
 }
 
