@@ -30,7 +30,7 @@ var rooms = map[string][]string{
 	"engines/meter/...":    {"engines", "engines/internal/...", "engines/meter/..."},
 	"engines/cache":        {"engines", "engines/internal/..."},
 	"engines/bench":        {"engines", "engines/internal/..."},
-	"engines/worker/...":   {"engines", "engines/internal/...", "engines/worker/...", "child"},
+	"engines/worker/...":   {"engines", "engines/internal/...", "engines/worker/...", "engines/meter", "child"},
 
 	"zta":              {"capability"},
 	"abi":              {"capability", "zta", "audit"},

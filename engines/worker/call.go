@@ -70,8 +70,8 @@ func (t *wire) done(ctx context.Context, op op, n int) error {
 	return nil
 }
 
-// failed reads the error of an opError frame, which ends with what inst watches
-// if that is not nil.
+// failed reads the error of an opError frame, which ends with what is told of
+// inst if that is not nil.
 func (t *wire) failed(ctx context.Context, n int, inst *instance) error {
 	body, err := t.take(n)
 	if err != nil {
@@ -80,7 +80,7 @@ func (t *wire) failed(ctx context.Context, n int, inst *instance) error {
 	d := decoder{b: body}
 	failure, broken := d.failure(ctx, t.worker.info.Name, t.failure)
 	if inst != nil && broken == nil {
-		inst.saw(&d)
+		inst.told(&d)
 	}
 	if broken == nil {
 		broken = d.done(opError)
@@ -113,8 +113,7 @@ func (t *wire) beginCall(ctx context.Context, op op) (seq uint32) {
 	t.seq++
 	t.calls++
 	t.begin(op)
-	t.uint32(t.seq)
-	t.bool(ctx.Done() != nil)
+	t.head(ctx, t.seq)
 	return t.seq
 }
 

@@ -36,6 +36,7 @@ type instance struct {
 	bindings map[uint32]*binding // by id; of the lenders too, whose code runs in this one's calls
 	closed   atomic.Bool
 	watched  []*watchedGlobal // in the order in which the worker was told
+	fuelUsed uint64
 
 	// direct marks one of whose memory nothing may be supposed and nothing put
 	// off, nor of its globals: it lends or borrows, so that another connection may
@@ -46,21 +47,9 @@ type instance struct {
 // meteredInstance is one of an engine that counts fuel.
 type meteredInstance struct{ *instance }
 
-// FuelUsed implements engines.FuelMeter.
-func (i meteredInstance) FuelUsed() uint64 {
-	if i.usable() != nil {
-		return 0
-	}
-	t := i.wire
-	t.begin(opFuelUsed)
-	t.end()
-	op, n, err := t.await()
-	if err != nil {
-		return 0
-	}
-	used, _, _ := t.word(op, n)
-	return used
-}
+// FuelUsed implements engines.FuelMeter. What a call spent whose worker ended is
+// not known: it is 0.
+func (i meteredInstance) FuelUsed() uint64 { return i.fuelUsed }
 
 // ours is the instance of this package that i is, nil if it is another's.
 func ours(i engines.Instance) *instance {
@@ -121,9 +110,17 @@ func (i *instance) create(ctx context.Context, lenders map[string]*instance) err
 	}
 	t.end()
 	op, n, err := t.exchange(ctx, seq, i)
-	if err == nil {
-		err = t.done(ctx, op, n)
+	if err != nil {
+		return err
 	}
+	if op == opError {
+		return t.failed(ctx, n, nil)
+	}
+	used, ok, err := t.word(op, n)
+	if err == nil && !ok {
+		err = t.worker.lost(violation("operation %d, where the fuel used was expected", op))
+	}
+	i.fuelUsed = used
 	return err
 }
 
@@ -243,6 +240,7 @@ func (f *function) Call(ctx context.Context, stack []uint64) error {
 	t.end()
 	op, n, err := t.exchange(ctx, seq, i)
 	if err != nil {
+		i.fuelUsed = 0
 		return cut(ctx, err)
 	}
 	if op == opError {
@@ -263,7 +261,7 @@ func (f *function) Call(ctx context.Context, stack []uint64) error {
 	}
 	d := decoder{b: body}
 	d.words(stack[:f.results])
-	i.saw(&d)
+	i.told(&d)
 	if op != opResult || d.done(op) != nil {
 		return cut(ctx, t.worker.lost(violation("operation %d of %d bytes, where %d results were expected", op, n, f.results)))
 	}
@@ -448,8 +446,11 @@ type watchedGlobal struct {
 	calls  uint64 // of the connection, when it had the value
 }
 
-// saw takes the watched globals off the end of an answer.
-func (i *instance) saw(d *decoder) {
+// told takes off the end of an answer what is told with it.
+func (i *instance) told(d *decoder) {
+	if i.module.opts.Fuel > 0 {
+		i.fuelUsed = d.uint64()
+	}
 	for _, w := range i.watched {
 		w.value, w.calls = d.uint64(), i.wire.calls
 	}

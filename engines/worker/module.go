@@ -9,6 +9,7 @@ import (
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/internal/binfmt"
 	"forgeone.dev/forgeone/engines/internal/link"
+	"forgeone.dev/forgeone/engines/meter"
 )
 
 var _ engines.Module = (*module)(nil)
@@ -41,8 +42,11 @@ func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileO
 	if err := ctx.Err(); err != nil {
 		return nil, e.compileError(err)
 	}
-	if len(wasm) > maxRequest-headerSize-64 {
-		return nil, e.compileError(errors.New("the module is larger than 1 GiB"))
+	if limit := e.cfg.MaxModuleBytes; len(wasm) > limit {
+		return nil, e.compileError(&meter.LimitError{What: "bytes", Got: int64(len(wasm)), Limit: int64(limit)})
+	}
+	if opts.MappedMemory {
+		return nil, &engines.UnsupportedError{Engine: e.info.Name, Feature: "MappedMemory", Reason: "the memory is that of another process"}
 	}
 	m := &module{engine: e, id: e.newID(), wasm: bytes.Clone(wasm), opts: opts}
 	w, err := e.place(ctx, nil)
@@ -118,6 +122,7 @@ func (t *wire) compile(ctx context.Context, m *module) error {
 	t.bool(m.opts.Interruptible)
 	t.uint64(m.opts.Fuel)
 	t.uint32(m.opts.CallDepth)
+	t.bool(m.opts.Snapshots)
 	t.endWith(m.wasm)
 	op, n, err := t.exchange(ctx, seq, nil)
 	if err == nil {
@@ -239,8 +244,8 @@ func (m *module) Instantiate(ctx context.Context, imports engines.Imports) (engi
 // interrupted is the trap of what must not begin because its context is done,
 // nil if it may.
 func (m *module) interrupted(ctx context.Context) error {
-	if !m.opts.Interruptible {
-		return nil
+	if !m.opts.Interruptible && m.opts.Fuel == 0 && m.opts.CallDepth == 0 {
+		return nil // those make it interruptible too
 	}
 	if err := ctx.Err(); err != nil {
 		return &engines.Trap{Class: engines.TrapInterrupted, Cause: err}

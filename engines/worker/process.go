@@ -70,7 +70,7 @@ func (e *engine) launch(ctx context.Context) (_ *worker, err error) {
 	}
 	log := &crashLog{Logger: e.cfg.Logger}
 	proc, err := child.Start(ctx, child.Config{
-		Name: name, Path: e.cfg.Binary, SHA256: e.cfg.SHA256, Args: []string{"serve"}, Env: e.cfg.Env,
+		Name: name, Path: e.cfg.Binary, SHA256: e.cfg.SHA256, Args: e.cfg.Args, Env: e.cfg.Env,
 		CookieKey: cookieKey, CookieValue: cookieValue, Versions: []int{protocolVersion},
 		Logger: log,
 	})
@@ -129,6 +129,7 @@ func (w *worker) connect(ctx context.Context) error {
 		return fmt.Errorf("its engine is %q, version %q; configured is %q", h.Name, h.Version, want)
 	}
 	w.info = engines.Info{Name: h.Name, Version: h.Version, Features: h.Features}
+	w.info.MappedMemory = false // a file's pages are not handed on
 	w.control, err = accept(ctx, l, token)
 	return err
 }

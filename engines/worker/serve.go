@@ -29,7 +29,7 @@ const (
 	cookieKey   = "FORGEONE_ENGINE"
 	cookieValue = "forgeone.engine.v1"
 
-	protocolVersion = 1
+	protocolVersion = 2
 )
 
 const (
@@ -123,10 +123,16 @@ type server struct {
 
 	mu        sync.Mutex // guards what follows
 	connected bool
-	modules   map[uint32]engines.Module
+	modules   map[uint32]servedModule
 	instances map[uint32]engines.Instance
 	hosts     map[uint32]namedHost
 	sessions  map[uint32]*session
+}
+
+// servedModule is a module, and whether its instances count fuel.
+type servedModule struct {
+	engines.Module
+	fuel bool
 }
 
 // namedHost is a set of host functions under the name that it is imported by.
@@ -138,7 +144,7 @@ type namedHost struct {
 
 func newServer(e engines.WasmEngine) *server {
 	return &server{
-		engine: e, modules: make(map[uint32]engines.Module), instances: make(map[uint32]engines.Instance),
+		engine: e, modules: make(map[uint32]servedModule), instances: make(map[uint32]engines.Instance),
 		hosts: make(map[uint32]namedHost), sessions: make(map[uint32]*session),
 	}
 }
@@ -247,6 +253,7 @@ type session struct {
 
 	id       uint32 // of the instance
 	instance engines.Instance
+	fuel     engines.FuelMeter // the instance, if it counts fuel
 	exports  []engines.ExportType
 	funcs    []engines.Func // by export, once used
 	memories []engines.Memory
@@ -341,13 +348,6 @@ func (t *session) handle(op op, n int) error {
 		return t.readAhead(d)
 	case opInstantiate:
 		err = t.instantiate(d)
-	case opFuelUsed:
-		var used uint64
-		if m, ok := t.instance.(engines.FuelMeter); ok {
-			used = m.FuelUsed()
-		}
-		t.answerWord(used)
-		err = d.done(op)
 	case opClose:
 		err = t.closeInstance(d)
 	default:
@@ -371,17 +371,22 @@ func (t *session) report(err error) {
 }
 
 // begin is the context for a call; end must be called after it.
-func (t *session) begin(seq uint32, cancellable bool) (ctx context.Context, end func()) {
-	if !cancellable {
+func (t *session) begin(h callHead) (ctx context.Context, end func()) {
+	if !h.cancellable {
 		return t.ctx, func() {}
 	}
-	ctx, cancel := context.WithCancel(t.ctx)
+	var cancel context.CancelFunc
+	if h.left != 0 {
+		ctx, cancel = context.WithTimeout(t.ctx, h.left)
+	} else {
+		ctx, cancel = context.WithCancel(t.ctx)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.begun = seq
-	t.calls = append(t.calls, activeCall{seq, cancel})
+	t.begun = h.seq
+	t.calls = append(t.calls, activeCall{h.seq, cancel})
 	for _, e := range t.early {
-		if e == seq {
+		if e == h.seq {
 			cancel()
 		}
 	}
@@ -411,18 +416,20 @@ func (t *session) cancel(seq uint32) {
 }
 
 func (t *session) compile(d *decoder) error {
-	seq, cancellable, id := d.uint32(), d.bool(), d.uint32()
-	opts := engines.CompileOptions{MemoryLimitPages: d.uint32(), Interruptible: d.bool(), Fuel: d.uint64(), CallDepth: d.uint32()}
+	head, id := d.head(), d.uint32()
+	opts := engines.CompileOptions{
+		MemoryLimitPages: d.uint32(), Interruptible: d.bool(), Fuel: d.uint64(), CallDepth: d.uint32(), Snapshots: d.bool(),
+	}
 	wasm := d.rest()
 	if err := d.done(opCompile); err != nil {
 		return err
 	}
-	ctx, end := t.begin(seq, cancellable)
+	ctx, end := t.begin(head)
 	m, err := t.server.engine.Compile(ctx, wasm, opts)
 	end()
 	if err == nil {
 		t.server.mu.Lock()
-		t.server.modules[id] = m
+		t.server.modules[id] = servedModule{m, opts.Fuel > 0}
 		t.server.mu.Unlock()
 	}
 	t.report(err)
@@ -435,10 +442,10 @@ func (t *session) dropModule(d *decoder) error {
 		return err
 	}
 	t.server.mu.Lock()
-	m := t.server.modules[id]
+	m, ok := t.server.modules[id]
 	delete(t.server.modules, id)
 	t.server.mu.Unlock()
-	if m == nil {
+	if !ok {
 		return violation("the end of module %d, which is none", id)
 	}
 	t.report(m.Close())
@@ -491,10 +498,10 @@ func (t *session) readAhead(d *decoder) error {
 }
 
 func (t *session) instantiate(d *decoder) error {
-	seq, cancellable, module, id := d.uint32(), d.bool(), d.uint32(), d.uint32()
+	head, module, id := d.head(), d.uint32(), d.uint32()
 	imports := engines.Imports{Host: map[string]*engines.HostModule{}, Instances: map[string]engines.Instance{}}
 	t.server.mu.Lock()
-	m := t.server.modules[module]
+	m, ok := t.server.modules[module]
 	for n := d.uint32(); n > 0 && !d.bad; n-- {
 		host, ok := t.server.hosts[d.uint32()]
 		d.bad = d.bad || !ok
@@ -510,21 +517,31 @@ func (t *session) instantiate(d *decoder) error {
 	if err := d.done(opInstantiate); err != nil {
 		return err
 	}
-	if m == nil || t.instance != nil {
+	if !ok || t.instance != nil {
 		return violation("an instance of module %d, which is none, or a second one", module)
 	}
-	ctx, end := t.begin(seq, cancellable)
+	ctx, end := t.begin(head)
 	inst, err := m.Instantiate(ctx, imports)
 	end()
-	if err == nil {
-		t.adopt(id, inst, m.Exports())
+	if err != nil {
+		t.report(err)
+		return nil
 	}
-	t.report(err)
+	t.adopt(id, inst, m)
+	var used uint64
+	if t.fuel != nil {
+		used = t.fuel.FuelUsed()
+	}
+	t.answerWord(used)
 	return nil
 }
 
-func (t *session) adopt(id uint32, inst engines.Instance, exports []engines.ExportType) {
+func (t *session) adopt(id uint32, inst engines.Instance, m servedModule) {
+	exports := m.Exports()
 	t.id, t.instance, t.exports = id, inst, exports
+	if m.fuel {
+		t.fuel, _ = inst.(engines.FuelMeter) // the contract has it be one
+	}
 	t.funcs = make([]engines.Func, len(exports))
 	t.memories = make([]engines.Memory, len(exports))
 	t.globals = make([]engines.Global, len(exports))
@@ -544,13 +561,13 @@ func (t *session) closeInstance(d *decoder) error {
 	delete(t.server.instances, t.id)
 	t.server.mu.Unlock()
 	err := t.instance.Close()
-	t.instance, t.exports, t.funcs, t.memories, t.globals, t.watched = nil, nil, nil, nil, nil, nil
+	t.instance, t.fuel, t.exports, t.funcs, t.memories, t.globals, t.watched = nil, nil, nil, nil, nil, nil, nil
 	t.report(err)
 	return nil
 }
 
 func (t *session) call(d *decoder) error {
-	seq, cancellable, export := d.uint32(), d.bool(), d.uint32()
+	head, export := d.head(), d.uint32()
 	if uint64(export) >= uint64(len(t.exports)) || t.exports[export].Type.Kind != engines.KindFunc {
 		return violation("a call of export %d, which is no function", export)
 	}
@@ -561,7 +578,7 @@ func (t *session) call(d *decoder) error {
 	if err := d.done(opCall); err != nil {
 		return err
 	}
-	err := t.run(seq, cancellable, export, stack)
+	err := t.run(head, export, stack)
 	t.stacks = t.stacks[:base]
 	if broken, ok := errors.AsType[*lostError](err); ok {
 		return broken.err
@@ -573,6 +590,16 @@ func (t *session) call(d *decoder) error {
 		t.conn.begin(opResult)
 		t.words(stack[:wordCount(typ.Results)])
 	}
+	t.tell()
+	t.end()
+	return nil
+}
+
+// tell ends an answer with what is told with it.
+func (t *session) tell() {
+	if t.fuel != nil {
+		t.uint64(t.fuel.FuelUsed())
+	}
 	for _, g := range t.watched {
 		var v uint64
 		if g != nil {
@@ -580,8 +607,6 @@ func (t *session) call(d *decoder) error {
 		}
 		t.uint64(v)
 	}
-	t.end()
-	return nil
 }
 
 // push makes room for n words on top of the calls under way. The array may be
@@ -594,7 +619,7 @@ func (t *session) push(n int) []uint64 {
 	return t.stacks[base : base+n : base+n]
 }
 
-func (t *session) run(seq uint32, cancellable bool, export uint32, stack []uint64) error {
+func (t *session) run(h callHead, export uint32, stack []uint64) error {
 	f := t.funcs[export]
 	if f == nil {
 		var err error
@@ -603,10 +628,7 @@ func (t *session) run(seq uint32, cancellable bool, export uint32, stack []uint6
 		}
 		t.funcs[export] = f
 	}
-	if !cancellable {
-		return f.Call(t.ctx, stack)
-	}
-	ctx, end := t.begin(seq, true)
+	ctx, end := t.begin(h)
 	defer end()
 	return f.Call(ctx, stack)
 }

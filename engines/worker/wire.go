@@ -4,24 +4,28 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/meter"
 )
 
 // op is what a frame is about.
 type op byte
 
 // What the kernel asks. Unless it says otherwise, the answer is opDone or
-// opError. A memory is named by a reference: an export's index, or callerRef
-// plus the depth of a host call for the memory of who made it.
+// opError. "call" stands for a [callHead]. A memory is named by a reference: an
+// export's index, or callerRef plus the depth of a host call for the memory of
+// who made it. With the answer to opCall is told what fuel the instance has used
+// (a word, if its module counts fuel), and the globals that are watched.
 const (
-	opCompile     op = iota + 1 // sequence, cancellable, module, options, binary
+	opCompile     op = iota + 1 // call, module, options, binary
 	opDropModule                // module
 	opDefine                    // binding, its name, functions: from now on they can be imported
 	opForget                    // bindings; no answer
 	opAhead                     // binding, function, parameters: what they point at is to come with its calls; no answer
-	opInstantiate               // sequence, cancellable, module, instance, its imports
-	opCall                      // sequence, cancellable, export, parameters: opResult or opError
+	opInstantiate               // call, module, instance, its imports: opWord (the fuel used)
+	opCall                      // call, export, parameters: opResult or opError, and what is told with it
 	opRead                      // memory, offset, length, length of the whole: opData or opFalse
 	opWrite                     // memory, offset, length of the whole, data: opWord (the memory's size) or opFalse
 	opPoke                      // memory, offset, data; no answer
@@ -30,8 +34,7 @@ const (
 	opGet                       // export: opWord
 	opSet                       // export, word
 	opPut                       // export, word; no answer
-	opWatch                     // export: its value is to end each answer to opCall; no answer
-	opFuelUsed                  // by the connection's instance: opWord
+	opWatch                     // export: its value is to be told with each answer to opCall; no answer
 	opClose                     // the connection's instance
 )
 
@@ -81,6 +84,7 @@ const (
 	errLink
 	errCompile
 	errUnsupported
+	errLimit // of package meter, for what is compiled
 	errOther
 )
 
@@ -121,6 +125,13 @@ func (c *conn) failure(err error) {
 		c.text(clip(e.Name))
 		c.text(clip(e.Reason))
 	case *engines.CompileError:
+		if limit, ok := errors.AsType[*meter.LimitError](e); ok {
+			c.byte(errLimit)
+			c.text(clip(limit.What))
+			c.uint64(uint64(limit.Got))
+			c.uint64(uint64(limit.Limit))
+			return
+		}
 		c.byte(errCompile)
 		c.text(clip(e.Err.Error()))
 	case *engines.UnsupportedError:
@@ -146,7 +157,7 @@ func (d *decoder) failure(ctx context.Context, engine string, host *engines.Host
 			t.Class = engines.TrapUnknown
 		}
 		if t.Class == engines.TrapInterrupted {
-			if t.Cause = ctx.Err(); t.Cause == nil {
+			if t.Cause = over(ctx); t.Cause == nil {
 				return nil, violation("an interruption of a call that was not cancelled")
 			}
 		}
@@ -160,6 +171,8 @@ func (d *decoder) failure(ctx context.Context, engine string, host *engines.Host
 		failure = &engines.LinkError{Module: d.text(), Name: d.text(), Reason: d.text()}
 	case errCompile:
 		failure = &engines.CompileError{Engine: engine, Err: errors.New(d.text())}
+	case errLimit:
+		failure = &engines.CompileError{Engine: engine, Err: &meter.LimitError{What: d.text(), Got: int64(d.uint64()), Limit: int64(d.uint64())}}
 	case errUnsupported:
 		failure = &engines.UnsupportedError{Engine: engine, Feature: d.text(), Reason: d.text()}
 	case errOther:
@@ -168,6 +181,63 @@ func (d *decoder) failure(ctx context.Context, engine string, host *engines.Host
 		return nil, violation("an error of kind %d", kind)
 	}
 	return failure, nil
+}
+
+// callHead begins a request that is to end with its context.
+type callHead struct {
+	seq         uint32
+	cancellable bool
+	left        time.Duration // until the deadline, 0 if there is none
+}
+
+// How a call may end before it is over.
+const (
+	callEndless byte = iota
+	callCancellable
+	callDeadline // the time that is left follows
+)
+
+// head writes a callHead. The worker is told the deadline, and not only when it
+// has come: there may be no thread that is free to hear of it.
+func (c *conn) head(ctx context.Context, seq uint32) {
+	c.uint32(seq)
+	if ctx.Done() == nil {
+		c.byte(callEndless)
+		return
+	}
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		c.byte(callCancellable)
+		return
+	}
+	c.byte(callDeadline)
+	c.uint64(uint64(max(time.Until(deadline), 1)))
+}
+
+func (d *decoder) head() (h callHead) {
+	h.seq = d.uint32()
+	switch d.byte() {
+	case callEndless:
+	case callCancellable:
+		h.cancellable = true
+	case callDeadline:
+		h.cancellable, h.left = true, time.Duration(d.uint64())
+	default:
+		d.bad = true
+	}
+	return h
+}
+
+// over is why a call of the context may have been interrupted, nil if it must
+// not have been. The worker may notice the deadline before the context does.
+func over(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= 0 {
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 // known reports whether package engines has a name for the class.

@@ -40,7 +40,8 @@ const (
 	DefaultMaxAge       = time.Hour
 	DefaultMaxCompiles  = 1000
 	DefaultMaxInstances = 100_000
-	DefaultMaxRSS       = 1 << 30 // bytes
+	DefaultMaxRSS       = 1 << 30  // bytes
+	DefaultMaxModule    = 64 << 20 // bytes
 	DefaultGrace        = 200 * time.Millisecond
 	DefaultHealthEvery  = 5 * time.Second
 	DefaultHangTimeout  = 10 * time.Second
@@ -52,6 +53,13 @@ type Config struct {
 	SHA256 string            // of the binary, hexadecimal; required
 	Engine string            // the name that the engine must give itself; "" for any
 	Env    map[string]string // the whole environment of a worker, which inherits none
+
+	// Args are its arguments, []string{"serve"} if nil.
+	Args []string
+
+	// MaxModuleBytes is how large a module may be. Its other limits are held by
+	// the worker, before anything expensive is done with it.
+	MaxModuleBytes int
 
 	// Workers is how many run at a time; new instances go to the one that has
 	// the fewest. Instances that are linked to each other share one.
@@ -80,17 +88,24 @@ func (c *Config) setDefaults() {
 	c.MaxCompiles = cmp.Or(c.MaxCompiles, DefaultMaxCompiles)
 	c.MaxInstances = cmp.Or(c.MaxInstances, DefaultMaxInstances)
 	c.MaxRSS = cmp.Or(c.MaxRSS, DefaultMaxRSS)
+	c.MaxModuleBytes = cmp.Or(c.MaxModuleBytes, DefaultMaxModule)
 	c.Grace = cmp.Or(c.Grace, DefaultGrace)
 	c.HealthEvery = cmp.Or(c.HealthEvery, DefaultHealthEvery)
 	c.HangTimeout = cmp.Or(c.HangTimeout, DefaultHangTimeout)
+	if c.Args == nil {
+		c.Args = []string{"serve"}
+	}
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
 	}
 }
 
 func (c *Config) check() error {
-	if c.Workers < 0 || c.MaxAge < 0 || c.MaxCompiles < 0 || c.MaxInstances < 0 || c.Grace < 0 || c.HealthEvery < 0 || c.HangTimeout < 0 {
+	if c.MaxModuleBytes < 0 || c.Workers < 0 || c.MaxAge < 0 || c.MaxCompiles < 0 || c.MaxInstances < 0 || c.Grace < 0 || c.HealthEvery < 0 || c.HangTimeout < 0 {
 		return errors.New("worker: a limit is negative")
+	}
+	if c.MaxModuleBytes > maxRequest-headerSize-64 {
+		return errors.New("worker: MaxModuleBytes is more than 1 GiB, which a request can hold")
 	}
 	return nil
 }

@@ -3,7 +3,8 @@
 // build tag wasmtime, which need cgo; at most one of them) and those that run in
 // a process of their own, by the binaries that lie beside it.
 //
-// All of them are metered, so that deadline, fuel and memory limit hold alike.
+// All of them are metered, so that deadline, fuel and memory limit hold alike:
+// those in a process of their own meter there, for themselves.
 package builtins
 
 import (
@@ -76,7 +77,7 @@ func findWorker(name string, logger hclog.Logger) (Engine, error) {
 	if fi, err := os.Stat(path); err != nil || !fi.Mode().IsRegular() {
 		return Engine{}, fmt.Errorf("engine %q is not linked into this binary, and there is no %s to run it: make build makes those that this version has, where there is a C compiler; forgeone engines lists what there is", name, path)
 	}
-	return Engine{Name: name, Worker: path, New: metered(inWorker(name, path, logger))}, nil
+	return Engine{Name: name, Worker: path, New: inWorker(name, path, logger)}, nil
 }
 
 // WorkerPath is where the binary of an engine is looked for.

@@ -52,7 +52,7 @@ func others(t testing.TB) (list []diff.Subject) {
 			t.Fatal(err)
 		}
 		sum := sha256.Sum256(content)
-		cfg := worker.Config{Binary: binary, SHA256: hex.EncodeToString(sum[:]), Engine: name}
+		cfg := worker.Config{Binary: binary, SHA256: hex.EncodeToString(sum[:]), Engine: name, Args: []string{"serve", "--bare"}}
 		list = append(list, subject(t, name, func() (engines.WasmEngine, error) { return worker.New(cfg) }))
 	}
 	return list
