@@ -19,6 +19,7 @@ import (
 
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/internal/binfmt"
+	"forgeone.dev/forgeone/engines/internal/mapping"
 )
 
 const (
@@ -52,11 +53,12 @@ type engine struct {
 // runtime is a wazero runtime and the modules compiled by it.
 type runtime struct {
 	upstream.Runtime
-	opts    engines.CompileOptions
-	closed  atomic.Bool
-	hosts   hostModules
-	callers callers
-	users   int // modules open; guarded by engine.mu
+	opts      engines.CompileOptions
+	closed    atomic.Bool
+	hosts     hostModules
+	callers   callers
+	companies companies
+	users     int // modules open; guarded by engine.mu
 }
 
 func (e *engine) Info() engines.Info {
@@ -68,12 +70,17 @@ func (e *engine) Info() engines.Info {
 			MemoryLimit: true,
 			V128Values:  true,
 			RefValues:   true,
+
+			MappedMemory: mapping.Supported,
 		},
 	}
 }
 
 func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
 	if err := opts.RefuseUnmetered(name); err != nil {
+		return nil, err
+	}
+	if err := mapping.Refuse(name, opts); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -146,7 +153,7 @@ func (e *engine) Close() error {
 func (rt *runtime) close() error {
 	rt.closed.Store(true)
 	rt.hosts.close()
-	return rt.Close(context.Background())
+	return errors.Join(rt.Close(context.Background()), rt.companies.close())
 }
 
 // compile turns a panic of the compiler into an error: what it reads is

@@ -2,9 +2,11 @@ package wazero
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
+	"sync/atomic"
 
 	"github.com/tetratelabs/wazero/api"
 
@@ -24,16 +26,21 @@ type instance struct {
 	mod    api.Module
 	// imports keeps the host modules and lending instances from being collected.
 	imports engines.Imports
+	mapped  *mappedMemory // nil without MappedMemory
+	closed  atomic.Bool
 }
 
-func newInstance(m *module, mod api.Module, imports engines.Imports) *instance {
+func newInstance(m *module, mod api.Module, imports engines.Imports, mapped *mappedMemory) *instance {
 	m.rt.callers.m.Store(mod, newCaller(mod))
-	return &instance{module: m, mod: mod, imports: imports}
+	return &instance{module: m, mod: mod, imports: imports, mapped: mapped}
 }
 
 func (i *instance) Close() error {
+	if i.closed.Swap(true) { // i.mod may be closed by an interruption
+		return nil
+	}
 	i.module.rt.callers.m.Delete(i.mod)
-	return i.mod.Close(context.Background())
+	return errors.Join(i.mod.Close(context.Background()), i.module.rt.leave(i.mapped))
 }
 
 func (i *instance) Func(name string) (engines.Func, error) {

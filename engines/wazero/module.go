@@ -60,14 +60,19 @@ func (m *module) Instantiate(ctx context.Context, imports engines.Imports) (engi
 		// wazero leaves such a segment out and goes on.
 		return nil, &engines.Trap{Class: engines.TrapTableBounds, Detail: "an active element segment is out of bounds"}
 	}
-	resolve := experimental.WithImportResolver(ctx, func(name string) api.Module { return linked[name] })
+	instantiateCtx, mapped, err := m.prepare(ctx, imports)
+	if err != nil {
+		return nil, err
+	}
+	resolve := experimental.WithImportResolver(instantiateCtx, func(name string) api.Module { return linked[name] })
 	// Anonymous, so that instances of one module do not collide, and without
 	// start functions by name: _start and _initialize are the binding's affair.
 	mod, err := m.rt.InstantiateModule(resolve, m.compiled, upstream.NewModuleConfig().WithName("").WithStartFunctions())
 	if err != nil {
+		_ = m.rt.leave(mapped) // err is what matters
 		return nil, m.instantiateError(ctx, err)
 	}
-	return newInstance(m, mod, imports), nil
+	return newInstance(m, mod, imports, mapped), nil
 }
 
 // link finds the wazero module that each import module of m resolves to.
