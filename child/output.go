@@ -20,6 +20,10 @@ const (
 	maxLines  = 100     // in a second; the rest is counted
 	maxFields = 32      // of a line
 	keepLast  = 8       // lines, for errors
+
+	// keepBefore is how many lines are kept of those before a signal: there a C
+	// library, or Rust's, says why it aborts.
+	keepBefore = 2
 )
 
 // output makes log lines of what a child writes. A child that logs as hclog
@@ -31,7 +35,7 @@ type output struct {
 
 	mu     sync.Mutex // guards what follows
 	tail   []string   // the last lines
-	cause  string     // the last line that begins a Go program's crash
+	cause  []string   // the last line that begins a program's crash, and what led to it
 	count  int        // lines in this second
 	lost   int        // of them, those that were dropped
 	second *time.Timer
@@ -80,8 +84,11 @@ func (o *output) line(text string) {
 		return
 	}
 	if message != "" {
-		if strings.HasPrefix(text, "panic: ") || strings.HasPrefix(text, "fatal error: ") {
-			o.cause = clip(message, 500)
+		switch {
+		case strings.HasPrefix(text, "panic: "), strings.HasPrefix(text, "fatal error: "):
+			o.cause = []string{clip(message, 500)}
+		case namesSignal(text):
+			o.cause = append(slices.Clone(o.tail[max(0, len(o.tail)-keepBefore):]), clip(message, 500))
 		}
 		words := message
 		for i := 0; i < len(fields); i += 2 {
@@ -131,13 +138,20 @@ func (o *output) lastWords() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	words := o.tail
-	if o.cause != "" && !slices.Contains(words, o.cause) {
-		words = append([]string{o.cause, "…"}, words...)
+	if n := len(o.cause); n > 0 && !slices.Contains(words, o.cause[n-1]) {
+		words = slices.Concat(o.cause, []string{"…"}, words)
 	}
 	if len(words) == 0 {
 		return "it wrote nothing"
 	}
 	return "it wrote last: " + strings.Join(words, " | ")
+}
+
+// namesSignal reports whether Go's runtime began so to say which signal ends the
+// program, such as "SIGABRT: abort".
+func namesSignal(text string) bool {
+	name, _, ok := strings.Cut(text, ": ")
+	return ok && strings.HasPrefix(name, "SIG") && strings.ToUpper(name) == name
 }
 
 // parse reads a line that hclog wrote as JSON; any other is a message at Info.

@@ -55,3 +55,21 @@ func TestLastWords(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// A signal is named with what led to it, however long the account of it is.
+func TestSignal(t *testing.T) {
+	o := newOutput(hclog.NewNullLogger(), hclog.Warn)
+	o.copy(strings.NewReader("SIGNING: done\nbegun\nmalloc(): corrupted top size\nSIGABRT: abort\nPC=0x1 m=0\n" + strings.Repeat("rax 0x0\n", 20)))
+	if got, want := o.lastWords(), "it wrote last: begun | malloc(): corrupted top size | SIGABRT: abort | … | rax"; !strings.HasPrefix(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	o.line("SIGTERM: terminated")
+	if got, want := o.lastWords(), "rax 0x0 | SIGTERM: terminated"; !strings.HasSuffix(got, want) || strings.Contains(got, "…") {
+		t.Errorf("got %q, want %q at its end and nothing before", got, want)
+	}
+	o.line("Signal: none")
+	o.line("SIG nal: none")
+	if len(o.cause) != 3 || o.cause[2] != "SIGTERM: terminated" {
+		t.Errorf("the cause is %q", o.cause)
+	}
+}

@@ -36,7 +36,6 @@ type worker struct {
 	engine  *engine
 	info    engines.Info
 	proc    *child.Process
-	log     *crashLog
 	started time.Time
 	control *net.UnixConn
 
@@ -68,17 +67,16 @@ func (e *engine) launch(ctx context.Context) (_ *worker, err error) {
 	if name == "" {
 		name = "engine"
 	}
-	log := &crashLog{Logger: e.cfg.Logger}
 	proc, err := child.Start(ctx, child.Config{
 		Name: name, Path: e.cfg.Binary, SHA256: e.cfg.SHA256, Args: e.cfg.Args, Env: e.cfg.Env,
 		CookieKey: cookieKey, CookieValue: cookieValue, Versions: []int{protocolVersion},
-		Logger: log,
+		Logger: e.cfg.Logger,
 	})
 	if err != nil {
 		return nil, err
 	}
 	w := &worker{
-		engine: e, proc: proc, log: log, started: time.Now(), ended: make(chan struct{}),
+		engine: e, proc: proc, started: time.Now(), ended: make(chan struct{}),
 		wires: make(map[*wire]struct{}), compiled: make(map[*module]*compiled), hosts: make(map[hostKey]*binding),
 	}
 	connecting, cancel := context.WithTimeout(ctx, child.DefaultStartTimeout)
@@ -158,7 +156,7 @@ func accept(ctx context.Context, l *net.UnixListener, token []byte) (*net.UnixCo
 func (w *worker) tend() {
 	w.watch()
 	w.mu.Lock()
-	crash := &CrashError{Engine: w.info.Name, PID: w.proc.PID(), Killed: w.killed, How: w.log.how(w.proc.ExitError())}
+	crash := &CrashError{Engine: w.info.Name, PID: w.proc.PID(), Killed: w.killed, How: how(w.proc.ExitError())}
 	retired := w.retired
 	wanted := w.killed == replacedReason || w.engine.closed()
 	w.err = crash

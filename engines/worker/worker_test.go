@@ -253,7 +253,7 @@ func TestDeaths(t *testing.T) {
 		if !strings.Contains(crash.How, want) {
 			t.Errorf("%s: %q does not say %q", name, crash.How, want)
 		}
-		if short := name == "kill" || name == "exit"; short && !strings.Contains(crash.How, "now I die by "+name) {
+		if long := name == "panic" || name == "out of memory"; !long && !strings.Contains(crash.How, "now I die by "+name) {
 			t.Errorf("%s: %q does not have the worker's last words", name, crash.How)
 		}
 		wantWorks(t, mod)
