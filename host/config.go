@@ -32,6 +32,7 @@ type PluginConfig struct {
 	Sandbox      Sandbox // native only
 	Mounts       []Mount
 	Limits       Limits
+	Pool         Pool // of a pristine WASM plugin
 
 	// Autostart starts the plugin when a kernel that serves its config comes up.
 	Autostart bool
@@ -44,7 +45,7 @@ type State string
 // States. Empty means the default of the plugin's ABI: pristine for forge/1,
 // keep for plain exports.
 const (
-	StatePristine State = "pristine" // each call has an instance of its own
+	StatePristine State = "pristine" // each call has an instance of its own, as initialisation left it
 	StateKeep     State = "keep"     // one instance serves all calls, one after the other
 )
 
@@ -71,6 +72,41 @@ type Limits struct {
 	Timeout   time.Duration // of a call or lifecycle event, not of a process's start; default the host's; NoTimeout for none
 	Instances int           // concurrent calls; default 4 for pristine WASM, 64 for native, always 1 for kept state
 	Fuel      uint64        // instructions of a call; no engine can count them yet, so any other value is refused
+}
+
+// Pool says which instances of a pristine WASM plugin are kept ready between
+// calls, where the engine can put them back to how they began. Zero values mean
+// the default given.
+type Pool struct {
+	MinIdle     int           // instances that are made ahead; default 0
+	MaxIdle     int           // instances that wait for a call at most; default Limits.Instances; NoIdle for none
+	IdleTimeout time.Duration // how long those above MinIdle wait before they are closed; default DefaultIdleTimeout
+}
+
+// NoIdle asks for a new instance for each call.
+const NoIdle = -1
+
+// of is the pool with its defaults, for a plugin of so many instances.
+func (p Pool) of(instances int) Pool {
+	switch p.MaxIdle {
+	case 0:
+		p.MaxIdle = max(instances, p.MinIdle)
+	case NoIdle:
+		p.MaxIdle = 0
+	}
+	p.IdleTimeout = cmp.Or(p.IdleTimeout, DefaultIdleTimeout)
+	return p
+}
+
+// validate is what is wrong with the pool by itself.
+func (p Pool) validate() error {
+	switch {
+	case p.MinIdle < 0 || p.MaxIdle < NoIdle || p.IdleTimeout < 0:
+		return fmt.Errorf("pool %+v: want no negative numbers", p)
+	case p.MaxIdle != 0 && p.MinIdle > max(p.MaxIdle, 0):
+		return fmt.Errorf("pool: %d idle instances at least are more than the %d at most", p.MinIdle, max(p.MaxIdle, 0))
+	}
+	return nil
 }
 
 // NoTimeout asks for calls without a deadline of their own. Those of a plugin
@@ -107,6 +143,9 @@ func (c *PluginConfig) validate() error {
 		if c.Engine != "" {
 			bad("engine is for WASM plugins")
 		}
+		if c.Pool != (Pool{}) {
+			bad("pool is for WASM plugins: a native plugin has one process")
+		}
 		if c.Limits.Memory != 0 {
 			bad("limits.memory is not built yet for native plugins")
 		}
@@ -118,6 +157,12 @@ func (c *PluginConfig) validate() error {
 		case "", StatePristine, StateKeep:
 		default:
 			bad("state %q: want pristine or keep", c.State)
+		}
+		if c.State == StateKeep && c.Pool != (Pool{}) {
+			bad("pool is for pristine plugins: one instance serves all calls where state is kept")
+		}
+		if err := c.Pool.validate(); err != nil {
+			errs = append(errs, err)
 		}
 	}
 	if c.Limits.Fuel != 0 && c.NativeLibrary != "" {

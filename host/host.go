@@ -8,6 +8,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -32,10 +33,12 @@ import (
 // Defaults of a host.
 const (
 	DefaultMemoryLimit      = 256 << 20 // bytes of linear memory of an instance
+	DefaultIdleMemory       = 1 << 30   // bytes of linear memory of all idle instances
 	DefaultExecutionTimeout = 30 * time.Second
 	DefaultDrainTimeout     = 30 * time.Second // how long a stop or reload waits for calls in flight
 	isolateTimeout          = time.Second      // how long an isolation waits before it reports what is undrained
 	historyEvery            = 10 * time.Second // how often histories are stored while plugins run
+	DefaultIdleTimeout      = time.Minute      // how long an idle instance of a pristine plugin waits for a call
 	DefaultHealthEvery      = 10 * time.Second // how often a native plugin is asked whether it serves
 )
 
@@ -56,6 +59,7 @@ type options struct {
 	logger     hclog.Logger
 	rootKey    string
 	memory     uint64
+	idleMemory uint64
 	health     time.Duration
 	timeout    time.Duration
 	clock      func() time.Time
@@ -98,6 +102,10 @@ func WithRootKey(key string) Option { return func(o *options) { o.rootKey = key 
 // where a plugin's own limit does not say.
 func WithMemoryLimit(bytes uint64) Option { return func(o *options) { o.memory = bytes } }
 
+// WithIdleMemory sets how much memory the idle instances of all plugins may have
+// together, in bytes: see [Pool]. What is beyond it is closed, not kept idle.
+func WithIdleMemory(bytes uint64) Option { return func(o *options) { o.idleMemory = bytes } }
+
 // WithExecutionTimeout sets how long a call may take where a plugin's own
 // limit does not say; NoTimeout for ever. Setting it on an engine that cannot
 // be interrupted is an error; the default is simply not in force there.
@@ -120,6 +128,7 @@ type kernel struct {
 	ownDir  string
 	engines []engines.WasmEngine
 	byName  map[string]engines.WasmEngine
+	idle    budget // memory of idle instances
 }
 
 func newKernel(o options, isolate abi.Isolate) (_ *kernel, err error) {
@@ -147,6 +156,7 @@ func newKernel(o options, isolate abi.Isolate) (_ *kernel, err error) {
 	case k.memory < engines.PageSize:
 		return nil, fmt.Errorf("a memory limit of %d bytes is less than a page of %d", k.memory, engines.PageSize)
 	}
+	k.idle.give(cmp.Or(k.idleMemory, DefaultIdleMemory))
 	if k.registry == nil {
 		k.registry = &abi.SyscallRegistry{}
 	}

@@ -77,7 +77,7 @@ var engine = sync.OnceValues(func() (engines.WasmEngine, error) {
 		return nil, err
 	}
 	e := meter.Wrap(bare, meter.Limits{})
-	opts := engines.CompileOptions{MemoryLimitPages: host.DefaultMemoryLimit / engines.PageSize, Interruptible: true}
+	opts := engines.CompileOptions{MemoryLimitPages: host.DefaultMemoryLimit / engines.PageSize, Interruptible: true, Snapshots: true}
 	for _, path := range []string{artifacts.summariseWasm, artifacts.rogueWasm} {
 		b, err := os.ReadFile(path)
 		if err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,6 +44,7 @@ type Plugin struct {
 	Container     string // id, while it runs
 	PID           int    // of a native plugin that runs
 	Functions     []string
+	Pool          *PoolStatus // of a pristine WASM plugin that runs
 	Calls         uint64
 	LoadTime      time.Time
 }
@@ -74,6 +74,7 @@ type artifact struct {
 	code     *code         // WASM only
 	timeout  time.Duration // of a call; 0 for none
 	slots    int
+	pool     Pool // pristine WASM only
 	loaded   time.Time
 	lives    sync.WaitGroup // containers that run it
 }
@@ -192,7 +193,7 @@ func (h *PluginHost) prepare(ctx context.Context, cfg PluginConfig) (*artifact, 
 	if err != nil {
 		return fail(err)
 	}
-	if a.code, err = h.k.compile(ctx, e, b, cfg.Limits, true); err != nil {
+	if a.code, err = h.k.compile(ctx, e, b, cfg.Limits, engines.CompileOptions{Interruptible: true, Snapshots: cfg.State != StateKeep}); err != nil {
 		return fail(err)
 	}
 	a.timeout = a.code.timeout
@@ -208,6 +209,7 @@ func (h *PluginHost) prepare(ctx context.Context, cfg PluginConfig) (*artifact, 
 	case a.slots == 0:
 		a.slots = 4
 	}
+	a.pool = cfg.Pool.of(a.slots)
 	return a, nil
 }
 
@@ -255,6 +257,7 @@ func (p *plugin) bringUp(ctx context.Context, a *artifact) (_ *running, err erro
 	c := abi.NewContainer(uuid.NewString())
 	r := &running{plugin: p, art: a, slots: newSemaphore(a.slots), ended: make(chan struct{}), subject: &abi.Subject{
 		Plugin: p.name, Identity: a.identity, TrustLevel: a.cfg.TrustLevel, Capabilities: a.set, ExecutionDNA: a.dna, Container: c,
+		CallHandles: a.cfg.State == StatePristine,
 	}}
 	a.lives.Add(1)
 	h.running.Store(c.ID(), r)
@@ -286,7 +289,7 @@ func (p *plugin) bringUp(ctx context.Context, a *artifact) (_ *running, err erro
 		}
 		defer r.limit(call)()
 		if a.code != nil {
-			u, err = startWasm(call, a.code, a.cfg.State)
+			u, err = startWasm(call, r)
 		}
 		if err != nil {
 			return err
@@ -553,13 +556,9 @@ func (p *plugin) unload(ctx context.Context, v *verb) error {
 	return errors.Join(err, p.down(ctx, PluginUnloaded), p.art.close())
 }
 
-// hasUnload reports whether there is an unload event to run.
-func (a *artifact) hasUnload() bool {
-	if a.code == nil {
-		return false // a native plugin has ended with its process
-	}
-	return slices.ContainsFunc(a.code.module.Exports(), func(ex engines.ExportType) bool { return ex.Name == "forge_unload" })
-}
+// hasUnload reports whether there is an unload event to run: a native plugin
+// has ended with its process.
+func (a *artifact) hasUnload() bool { return a.code != nil && a.code.exports(forge.Unload) }
 
 // unloadEvent runs the unload export, for its effects, in a life of its own.
 func (p *plugin) unloadEvent(ctx context.Context) error {
@@ -960,8 +959,13 @@ func (p *plugin) describe() Plugin {
 		if u != nil {
 			d.Functions = u.functions()
 		}
-		if n, ok := u.(*nativeUnit); ok {
-			d.PID = n.plugin.PID()
+		switch u := u.(type) {
+		case *nativeUnit:
+			d.PID = u.plugin.PID()
+		case *wasmUnit:
+			if p, ok := u.instances.(*pool); ok {
+				d.Pool = p.status()
+			}
 		}
 	}
 	return d

@@ -48,16 +48,20 @@ type code struct {
 	module  engines.Module
 	abi     ABI
 	binding *forge.Binding // forge/1 only
-	timeout time.Duration  // of a call; 0 for none
+	imports engines.Imports
+	timeout time.Duration // of a call; 0 for none
+
+	snapshots bool // the engine can capture instances
 
 	memories []string // exported
 }
 
 // compile compiles a module under limits. A timeout that the engine cannot hold
-// is refused if it was asked for, and else not in force. Calls of a module that
-// is stoppable end with their context, timeout or not, if the engine can do that.
-func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte, l Limits, stoppable bool) (*code, error) {
-	c := &code{engine: e, timeout: DefaultExecutionTimeout}
+// is refused if it was asked for, and else not in force. Of the options that are
+// wished for, Interruptible and Snapshots, it gets what the engine can do: calls
+// then end with their context, timeout or not, and instances can be captured.
+func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte, l Limits, wish engines.CompileOptions) (*code, error) {
+	c := &code{engine: e, timeout: DefaultExecutionTimeout, imports: coreImports}
 	asked := true
 	switch {
 	case l.Timeout != 0:
@@ -84,9 +88,11 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 	if memory == 0 && info.MemoryLimit {
 		memory = k.memory
 	}
+	c.snapshots = wish.Snapshots && info.Snapshots
 	m, err := e.Compile(ctx, wasm, engines.CompileOptions{
 		MemoryLimitPages: uint32(min(memory/engines.PageSize, 65535)), //nolint:gosec // bounded
-		Interruptible:    c.timeout != 0 || (stoppable && info.Interrupt),
+		Interruptible:    c.timeout != 0 || (wish.Interruptible && info.Interrupt),
+		Snapshots:        c.snapshots,
 		Fuel:             l.Fuel,
 	})
 	if err != nil {
@@ -107,6 +113,7 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 			_ = m.Close()
 			return nil, err
 		}
+		c.imports = engines.Imports{Host: c.binding.HostModules()}
 	}
 	return c, nil
 }
@@ -117,33 +124,51 @@ var coreImports = engines.Imports{Host: map[string]*engines.HostModule{wasi.Modu
 
 // instantiate makes an instance within a call: what its start function and
 // its initialisation ask for is asked on behalf of the call.
-func (c *code) instantiate(call *abi.Call) (engines.Instance, error) {
+func (c *code) instantiate(call *abi.Call) (*instance, error) {
 	if c.abi == ABIForge {
-		return c.binding.Instantiate(call, c.module)
+		inst, err := c.binding.Instantiate(call, c.module)
+		if err != nil {
+			return nil, err
+		}
+		return remembering(inst), nil
 	}
 	ctx := abi.WithCall(call.Context(), call)
-	inst, err := c.module.Instantiate(ctx, coreImports)
+	inst, err := c.module.Instantiate(ctx, c.imports)
 	if err != nil {
 		return nil, err
 	}
-	inst = &plainInstance{Instance: inst, funcs: map[string]engines.Func{}}
 	if f, err := inst.Func("_initialize"); err == nil {
 		if err := f.Call(ctx, make([]uint64, f.Type().Slots())); err != nil {
 			return nil, errors.Join(err, inst.Close())
 		}
 	}
-	return inst, nil
+	return remembering(inst), nil
 }
 
-// plainInstance looks each function up once: an engine may make much of it.
-// Nothing calls back into a plain instance, so a function is never entered twice.
-type plainInstance struct {
+// reseed gives an instance that began as a copy of another its own entropy.
+func (c *code) reseed(call *abi.Call, inst *instance) error {
+	if c.abi != ABIForge {
+		return nil
+	}
+	return c.binding.Reseed(call, inst)
+}
+
+// exports reports whether the guest has a function for a lifecycle event.
+func (c *code) exports(event forge.Event) bool { return c.abi == ABIForge && c.binding.Exports(event) }
+
+// instance remembers what was looked up in it: an engine may make at each
+// look-up what a call needs, and that can cost more than the call.
+type instance struct {
 	engines.Instance
 	funcs map[string]engines.Func
 }
 
+func remembering(inst engines.Instance) *instance {
+	return &instance{Instance: inst, funcs: map[string]engines.Func{}}
+}
+
 // Func implements engines.Instance.
-func (i *plainInstance) Func(name string) (engines.Func, error) {
+func (i *instance) Func(name string) (engines.Func, error) {
 	if f, ok := i.funcs[name]; ok {
 		return f, nil
 	}
@@ -276,31 +301,35 @@ func parseValue(t engines.ValueType, s string) (engines.Value, error) {
 
 // wasmUnit runs a WASM plugin.
 type wasmUnit struct {
-	code *code
-	// kept is the instance of a plugin that keeps its state; nil for pristine
-	// ones, which get an instance for each call.
-	kept   engines.Instance
-	turn   semaphore // the kept instance serves one call at a time, whose is broken
-	broken error     // why the kept instance serves no more
+	code      *code
+	instances instances
 }
 
-// startWasm checks that an instance comes up, and keeps it if state is kept.
-func startWasm(call *abi.Call, c *code, state State) (*wasmUnit, error) {
-	inst, err := c.instantiate(call)
+// instances gives each call the instance that it is to have.
+type instances interface {
+	// with runs f on an instance that is f's alone meanwhile.
+	with(call *abi.Call, f func(engines.Instance) error) error
+	// stop frees all instances, after what runs on them.
+	stop() error
+}
+
+// startWasm brings a WASM plugin up, through its initialisation.
+func startWasm(call *abi.Call, r *running) (*wasmUnit, error) {
+	u := &wasmUnit{code: r.art.code}
+	var err error
+	if r.art.cfg.State == StateKeep {
+		u.instances, err = newKept(call, u.code)
+	} else {
+		u.instances, err = newPool(call, r)
+	}
 	if err != nil {
 		return nil, err
 	}
-	u := &wasmUnit{code: c, turn: newSemaphore(1)}
-	if state == StateKeep {
-		u.kept = inst
-		return u, nil
-	}
-	return u, inst.Close()
+	return u, nil
 }
 
-func (u *wasmUnit) call(call *abi.Call, function string, input []byte) ([]byte, error) {
-	var out []byte
-	err := u.with(call, func(inst engines.Instance) (err error) {
+func (u *wasmUnit) call(call *abi.Call, function string, input []byte) (out []byte, err error) {
+	err = u.instances.with(call, func(inst engines.Instance) (err error) {
 		out, err = u.code.call(call, inst, function, input)
 		return err
 	})
@@ -308,33 +337,56 @@ func (u *wasmUnit) call(call *abi.Call, function string, input []byte) ([]byte, 
 }
 
 func (u *wasmUnit) event(call *abi.Call, name forge.Event) error {
-	if u.code.abi != ABIForge || name == forge.Init { // init is part of every instantiation
+	if name == forge.Init || !u.code.exports(name) { // init is part of bringing an instance up
 		return nil
 	}
-	return u.with(call, func(inst engines.Instance) error { return u.code.binding.Lifecycle(call, inst, name) })
+	return u.instances.with(call, func(inst engines.Instance) error { return u.code.binding.Lifecycle(call, inst, name) })
 }
 
-// with runs f on the instance that the call is to have.
-func (u *wasmUnit) with(call *abi.Call, f func(engines.Instance) error) error {
-	if u.kept == nil {
-		inst, err := u.code.instantiate(call)
-		if err != nil {
-			return err
-		}
-		return errors.Join(f(inst), inst.Close())
+func (u *wasmUnit) functions() []string { return u.code.functions() }
+
+func (u *wasmUnit) stop(context.Context) error { return u.instances.stop() }
+
+// kill leaves the guest to its cancelled calls: a WASM instance ends with them.
+func (u *wasmUnit) kill() error { return nil }
+
+func (u *wasmUnit) exited() <-chan struct{} { return nil }
+
+// kept is the one instance of a plugin that keeps its state.
+type kept struct {
+	inst   *instance
+	turn   semaphore // it serves one call at a time, whose is broken
+	broken error     // why it serves no more
+}
+
+func newKept(call *abi.Call, c *code) (*kept, error) {
+	inst, err := c.instantiate(call)
+	if err != nil {
+		return nil, err
 	}
-	if err := u.turn.acquire(call.Context()); err != nil {
+	return &kept{inst: inst, turn: newSemaphore(1)}, nil
+}
+
+func (k *kept) with(call *abi.Call, f func(engines.Instance) error) error {
+	if err := k.turn.acquire(call.Context()); err != nil {
 		return fmt.Errorf("waiting for the call before to end: %w", err)
 	}
-	defer u.turn.release()
-	if u.broken != nil {
-		return u.broken
+	defer k.turn.release()
+	if k.broken != nil {
+		return k.broken
 	}
-	err := f(u.kept)
+	err := f(k.inst)
 	if trapped(err) {
-		u.broken = fmt.Errorf("the plugin's kept instance ended with an earlier call (%w); stop and start the plugin", err)
+		k.broken = fmt.Errorf("the plugin's kept instance ended with an earlier call (%w); stop and start the plugin", err)
 	}
 	return err
+}
+
+func (k *kept) stop() error {
+	_ = k.turn.acquire(context.Background())
+	defer k.turn.release()
+	k.broken = ErrClosed
+	return k.inst.Close()
 }
 
 // trapped reports whether the guest ended abnormally, so that its memory
@@ -344,21 +396,3 @@ func trapped(err error) bool {
 	var h *engines.HostError
 	return errors.As(err, &t) || errors.As(err, &h)
 }
-
-func (u *wasmUnit) functions() []string { return u.code.functions() }
-
-// stop ends the kept instance, after the call that it serves.
-func (u *wasmUnit) stop(context.Context) error {
-	if u.kept == nil {
-		return nil
-	}
-	_ = u.turn.acquire(context.Background())
-	defer u.turn.release()
-	u.broken = ErrClosed
-	return u.kept.Close()
-}
-
-// kill leaves the guest to its cancelled calls: a WASM instance ends with them.
-func (u *wasmUnit) kill() error { return nil }
-
-func (u *wasmUnit) exited() <-chan struct{} { return nil }

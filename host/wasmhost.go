@@ -192,7 +192,7 @@ func (h *WasmHost) conflict(name string, reload bool) error {
 
 // prepare does all of a load that can fail, without touching what is loaded.
 func (h *WasmHost) prepare(ctx context.Context, name string, wasm []byte) (*wasmModule, error) {
-	c, err := h.k.compile(ctx, h.k.engines[0], wasm, Limits{}, false)
+	c, err := h.k.compile(ctx, h.k.engines[0], wasm, Limits{}, engines.CompileOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -203,8 +203,11 @@ func (h *WasmHost) prepare(ctx context.Context, name string, wasm []byte) (*wasm
 			TrustLevel: capability.Standard, Capabilities: h.k.ceiling, Container: abi.NewContainer(uuid.NewString()),
 		},
 	}
-	err = h.run(ctx, m, "_initialize", func(call *abi.Call) (err error) {
-		m.inst, err = c.instantiate(call)
+	err = h.run(ctx, m, "_initialize", func(call *abi.Call) error {
+		inst, err := c.instantiate(call)
+		if err == nil {
+			m.inst = inst
+		}
 		return err
 	})
 	if err != nil {

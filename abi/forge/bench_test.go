@@ -87,5 +87,20 @@ func benchInstance(b *testing.B, wasm []byte) (engines.Instance, *forge.Binding,
 	if err != nil {
 		b.Fatal(err)
 	}
-	return inst, binding, w
+	return &remembering{inst, map[string]engines.Func{}}, binding, w
+}
+
+// remembering is an instance as a host keeps it: it looks each function up once.
+type remembering struct {
+	engines.Instance
+	funcs map[string]engines.Func
+}
+
+func (r *remembering) Func(name string) (engines.Func, error) {
+	if f, ok := r.funcs[name]; ok {
+		return f, nil
+	}
+	f, err := r.Instance.Func(name)
+	r.funcs[name] = f
+	return f, err
 }

@@ -2,6 +2,7 @@ package forge
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -48,29 +49,10 @@ func (b *Binding) Instantiate(call *abi.Call, m engines.Module) (engines.Instanc
 	if err != nil {
 		return nil, err
 	}
-	inst = &instance{Instance: inst, funcs: make(map[string]engines.Func)}
 	if err := b.Start(call, inst); err != nil {
 		return nil, errors.Join(err, inst.Close())
 	}
 	return inst, nil
-}
-
-// instance remembers what was looked up in it: an engine may make at each
-// look-up what a call needs, and that can cost more than the call.
-type instance struct {
-	engines.Instance
-	funcs map[string]engines.Func
-}
-
-func (i *instance) Func(name string) (engines.Func, error) {
-	if f, ok := i.funcs[name]; ok {
-		return f, nil
-	}
-	f, err := i.Instance.Func(name)
-	if err == nil {
-		i.funcs[name] = f
-	}
-	return f, err
 }
 
 // Start makes a new instance ready for calls: it runs _initialize if there is
@@ -129,10 +111,29 @@ func (b *Binding) Lifecycle(call *abi.Call, inst engines.Instance, event Event) 
 	if t, ok := reserved[name]; !ok || !t.Equal(typeEvent) {
 		return abiErrorf("%q is not a lifecycle event", string(event))
 	}
-	if _, ok := b.exports[name]; !ok {
+	if !b.Exports(event) {
 		return nil
 	}
 	return runStatus(call, inst, name, &execution{}, make([]uint64, 1))
+}
+
+// Reseed tells an instance that began as a copy of another, and so with the same
+// numbers to come from every generator of its own, of fresh entropy. It comes
+// before whatever the instance is to do, and does nothing if the guest has no
+// function for it. Errors: as [Binding.Call].
+func (b *Binding) Reseed(call *abi.Call, inst engines.Instance) error {
+	if _, ok := b.exports[reseed]; !ok {
+		return nil
+	}
+	var seed [SeedSize]byte
+	_, _ = rand.Read(seed[:]) // crypto/rand.Read never fails since Go 1.24
+	return runStatus(call, inst, reseed, &execution{input: seed[:]}, []uint64{SeedSize})
+}
+
+// Exports reports whether the guest has a function for an event.
+func (b *Binding) Exports(event Event) bool {
+	_, ok := b.exports[event.export()]
+	return ok
 }
 
 // noFunction says why a function cannot be called, and what can.

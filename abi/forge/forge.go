@@ -35,6 +35,9 @@ const (
 	MaxMessage = 64 << 10 // of a function's error; longer ones are cut
 )
 
+// SeedSize is how many bytes of entropy a guest is given by [Binding.Reseed].
+const SeedSize = 32
+
 // Event is a moment in a plugin's life that a guest may export a function for.
 type Event string
 
@@ -55,6 +58,7 @@ func (e Event) export() string { return prefix + string(e) }
 const (
 	prefix     = "forge_" // of what the ABI reserves
 	negotiate  = prefix + "abi"
+	reseed     = prefix + "reseed"
 	memory     = "memory"
 	initialize = "_initialize"
 	start      = "_start"
@@ -71,6 +75,7 @@ var (
 // guest may already export.
 var reserved = map[string]engines.FuncType{
 	negotiate:       typeFunction,
+	reseed:          typeFunction,
 	initialize:      typeProc,
 	Init.export():   typeEvent,
 	Begin.export():  typeEvent,
