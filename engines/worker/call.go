@@ -107,6 +107,15 @@ func (t *wire) word(op op, n int) (v uint64, ok bool, err error) {
 	return v, ok, nil
 }
 
+// answeredWord reads the answer to a request that must be answered by a word.
+func (t *wire) answeredWord(op op, n int) (uint64, error) {
+	v, ok, err := t.word(op, n)
+	if err == nil && !ok {
+		err = t.worker.lost(violation("operation %d, where a word was expected", op))
+	}
+	return v, err
+}
+
 // beginCall opens the frame of a request that runs guest code, or is otherwise
 // to end with its context.
 func (t *wire) beginCall(ctx context.Context, op op) (seq uint32) {

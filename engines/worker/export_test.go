@@ -135,7 +135,7 @@ func Conversation(wasm []byte) [][]byte {
 		t.bool(false)
 		t.uint64(0)
 		t.uint32(0)
-		t.bool(false)
+		t.bool(true)
 		t.out = append(t.out, wasm...)
 	})
 	frame(opDefine, func() {
@@ -173,7 +173,17 @@ func Conversation(wasm []byte) [][]byte {
 	frame(opSet, func() { t.uint32(0); t.uint64(1) })
 	frame(opPut, func() { t.uint32(0); t.uint64(1) })
 	frame(opWatch, func() { t.uint32(0) })
+	frame(opSnapshot, func() { t.uint32(1); t.uint32(9) })
+	frame(opRestore, func() { t.uint32(9) })
 	frame(opClose, func() {})
+	frame(opRevive, func() {
+		call(callEndless)
+		t.uint32(9)
+		t.uint32(4)
+		t.uint32(0)
+		t.uint32(0)
+	})
+	frame(opDropSnapshot, func() { t.uint32(9) })
 	frame(opDropModule, func() { t.uint32(1) })
 	return append(streams, slices.Clone(t.out))
 }

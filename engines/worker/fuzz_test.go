@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"testing"
 
+	"forgeone.dev/forgeone/engines/meter"
 	"forgeone.dev/forgeone/engines/wazero"
 	"forgeone.dev/forgeone/engines/worker"
 )
@@ -31,10 +32,11 @@ func FuzzRequests(f *testing.F) {
 		f.Add(stream)
 	}
 	f.Fuzz(func(t *testing.T, stream []byte) {
-		e, err := wazero.New()
+		inner, err := wazero.New()
 		if err != nil {
 			t.Fatal(err)
 		}
+		e := meter.Wrap(inner, meter.Limits{})
 		defer e.Close()
 		if err := worker.Requests(e, bytes.NewReader(stream)); err == nil {
 			t.Error("the stream has no end")

@@ -30,6 +30,7 @@ type instance struct {
 	module *module
 	wire   *wire
 	id     uint32
+	origin *snapshot // that it was made from, nil if from none
 	// imports keeps the host modules, and with them their bindings, from being
 	// collected.
 	imports  engines.Imports
@@ -96,8 +97,14 @@ func (i *instance) create(ctx context.Context, lenders map[string]*instance) err
 		}
 	}
 	t.tellForgotten()
-	seq := t.beginCall(ctx, opInstantiate)
-	t.uint32(i.module.id)
+	var seq uint32
+	if i.origin != nil {
+		seq = t.beginCall(ctx, opRevive)
+		t.uint32(i.origin.id)
+	} else {
+		seq = t.beginCall(ctx, opInstantiate)
+		t.uint32(i.module.id)
+	}
 	t.uint32(i.id)
 	t.uint32(uint32(len(hosts)))
 	for _, id := range hosts {
@@ -116,11 +123,7 @@ func (i *instance) create(ctx context.Context, lenders map[string]*instance) err
 	if op == opError {
 		return t.failed(ctx, n, nil)
 	}
-	used, ok, err := t.word(op, n)
-	if err == nil && !ok {
-		err = t.worker.lost(violation("operation %d, where the fuel used was expected", op))
-	}
-	i.fuelUsed = used
+	i.fuelUsed, err = t.answeredWord(op, n)
 	return err
 }
 

@@ -184,12 +184,17 @@ func (w *worker) drop(m *module) error {
 		return nil
 	}
 	c.done = false
+	return w.tell(opDropModule, m.id)
+}
+
+// tell has the worker drop what has that number.
+func (w *worker) tell(op op, id uint32) error {
 	t, err := w.take()
 	if err != nil {
 		return gone(err)
 	}
-	t.begin(opDropModule)
-	t.uint32(m.id)
+	t.begin(op)
+	t.uint32(id)
 	t.end()
 	op, n, err := t.await()
 	if err == nil {
@@ -209,6 +214,11 @@ func gone(err error) error {
 
 // Instantiate implements engines.Module.
 func (m *module) Instantiate(ctx context.Context, imports engines.Imports) (engines.Instance, error) {
+	return m.instantiate(ctx, imports, nil)
+}
+
+// instantiate makes an instance, from a snapshot if that is not nil.
+func (m *module) instantiate(ctx context.Context, imports engines.Imports, from *snapshot) (engines.Instance, error) {
 	if m.isClosed() {
 		return nil, engines.ErrClosed
 	}
@@ -223,14 +233,20 @@ func (m *module) Instantiate(ctx context.Context, imports engines.Imports) (engi
 		return nil, err
 	}
 	var pinned *worker
-	for _, l := range lenders {
+	if from != nil {
+		pinned = from.worker
+	}
+	for name, l := range lenders {
+		if from != nil && l.wire.worker != pinned {
+			return nil, &engines.LinkError{Module: name, Reason: "the lending instance is in another worker than the snapshot"}
+		}
 		pinned = l.wire.worker
 	}
 	w, err := m.engine.place(ctx, pinned)
 	if err != nil {
 		return nil, m.placeError(ctx, err)
 	}
-	inst, err := m.instantiateIn(ctx, w, imports, lenders)
+	inst, err := m.instantiateIn(ctx, w, imports, lenders, from)
 	if err != nil {
 		w.release()
 		return nil, cut(ctx, err)
@@ -296,12 +312,12 @@ func (m *module) lenders(imports engines.Imports) (map[string]*instance, error) 
 	return lenders, nil
 }
 
-func (m *module) instantiateIn(ctx context.Context, w *worker, imports engines.Imports, lenders map[string]*instance) (*instance, error) {
+func (m *module) instantiateIn(ctx context.Context, w *worker, imports engines.Imports, lenders map[string]*instance, from *snapshot) (*instance, error) {
 	t, err := w.take()
 	if err != nil {
 		return nil, err
 	}
-	inst := &instance{module: m, wire: t, id: m.engine.newID(), imports: imports, bindings: make(map[uint32]*binding)}
+	inst := &instance{module: m, origin: from, wire: t, id: m.engine.newID(), imports: imports, bindings: make(map[uint32]*binding)}
 	if err := inst.create(ctx, lenders); err != nil {
 		w.give(t)
 		return nil, err

@@ -124,6 +124,7 @@ type server struct {
 	mu        sync.Mutex // guards what follows
 	connected bool
 	modules   map[uint32]servedModule
+	snapshots map[uint32]servedSnapshot
 	instances map[uint32]engines.Instance
 	hosts     map[uint32]namedHost
 	sessions  map[uint32]*session
@@ -135,6 +136,12 @@ type servedModule struct {
 	fuel bool
 }
 
+// servedSnapshot is a snapshot, and what it is of.
+type servedSnapshot struct {
+	engines.Snapshot
+	module servedModule
+}
+
 // namedHost is a set of host functions under the name that it is imported by.
 type namedHost struct {
 	name string
@@ -144,8 +151,8 @@ type namedHost struct {
 
 func newServer(e engines.WasmEngine) *server {
 	return &server{
-		engine: e, modules: make(map[uint32]servedModule), instances: make(map[uint32]engines.Instance),
-		hosts: make(map[uint32]namedHost), sessions: make(map[uint32]*session),
+		engine: e, modules: make(map[uint32]servedModule), snapshots: make(map[uint32]servedSnapshot),
+		instances: make(map[uint32]engines.Instance), hosts: make(map[uint32]namedHost), sessions: make(map[uint32]*session),
 	}
 }
 
@@ -339,6 +346,12 @@ func (t *session) handle(op op, n int) error {
 		err = t.compile(d)
 	case opDropModule:
 		err = t.dropModule(d)
+	case opSnapshot:
+		err = t.snapshot(d)
+	case opRestore:
+		err = t.restore(d)
+	case opDropSnapshot:
+		err = t.dropSnapshot(d)
 	case opDefine:
 		err = t.define(d)
 	case opForget:
@@ -346,8 +359,8 @@ func (t *session) handle(op op, n int) error {
 		return d.done(op)
 	case opAhead:
 		return t.readAhead(d)
-	case opInstantiate:
-		err = t.instantiate(d)
+	case opInstantiate, opRevive:
+		err = t.instantiate(op, d)
 	case opClose:
 		err = t.closeInstance(d)
 	default:
@@ -497,11 +510,90 @@ func (t *session) readAhead(d *decoder) error {
 	return nil
 }
 
-func (t *session) instantiate(d *decoder) error {
-	head, module, id := d.head(), d.uint32(), d.uint32()
+// snapshot takes one of the instance.
+func (t *session) snapshot(d *decoder) error {
+	module, id := d.uint32(), d.uint32()
+	if err := d.done(opSnapshot); err != nil {
+		return err
+	}
+	if t.instance == nil {
+		return violation("a snapshot of an instance, and there is none")
+	}
+	t.server.mu.Lock()
+	m := t.server.modules[module]
+	t.server.mu.Unlock()
+	of, ok := m.Module.(engines.Snapshotter)
+	if !ok {
+		t.report(&engines.SnapshotError{Reason: "its module is closed, or of an engine that takes none"})
+		return nil
+	}
+	s, err := of.Snapshot(t.instance)
+	if err != nil {
+		t.report(err)
+		return nil
+	}
+	t.server.mu.Lock()
+	t.server.snapshots[id] = servedSnapshot{s, m}
+	t.server.mu.Unlock()
+	t.answerWord(s.Size())
+	return nil
+}
+
+func (t *session) restore(d *decoder) error {
+	id := d.uint32()
+	if err := d.done(opRestore); err != nil {
+		return err
+	}
+	t.server.mu.Lock()
+	s, ok := t.server.snapshots[id]
+	t.server.mu.Unlock()
+	if ok && t.instance != nil && s.Restore(t.instance) {
+		t.answer(opDone)
+	} else {
+		t.answer(opFalse)
+	}
+	return nil
+}
+
+func (t *session) dropSnapshot(d *decoder) error {
+	id := d.uint32()
+	if err := d.done(opDropSnapshot); err != nil {
+		return err
+	}
+	t.server.mu.Lock()
+	s, ok := t.server.snapshots[id]
+	delete(t.server.snapshots, id)
+	t.server.mu.Unlock()
+	if !ok {
+		return violation("the end of snapshot %d, which is none", id)
+	}
+	t.report(s.Close())
+	return nil
+}
+
+// source makes instances: a module, or a snapshot of one.
+type source interface {
+	Instantiate(ctx context.Context, imports engines.Imports) (engines.Instance, error)
+}
+
+// source is what an instance is made from, nil if it was dropped meanwhile.
+// The server's mu is held.
+func (t *session) source(op op, id uint32) (source, servedModule) {
+	if op == opRevive {
+		if s, ok := t.server.snapshots[id]; ok {
+			return s, s.module
+		}
+	} else if m, ok := t.server.modules[id]; ok {
+		return m, m
+	}
+	return nil, servedModule{}
+}
+
+func (t *session) instantiate(op op, d *decoder) error {
+	head, from, id := d.head(), d.uint32(), d.uint32()
 	imports := engines.Imports{Host: map[string]*engines.HostModule{}, Instances: map[string]engines.Instance{}}
 	t.server.mu.Lock()
-	m, ok := t.server.modules[module]
+	source, m := t.source(op, from)
 	for n := d.uint32(); n > 0 && !d.bad; n-- {
 		host, ok := t.server.hosts[d.uint32()]
 		d.bad = d.bad || !ok
@@ -514,14 +606,18 @@ func (t *session) instantiate(d *decoder) error {
 		imports.Instances[name] = lender
 	}
 	t.server.mu.Unlock()
-	if err := d.done(opInstantiate); err != nil {
+	if err := d.done(op); err != nil {
 		return err
 	}
-	if !ok || t.instance != nil {
-		return violation("an instance of module %d, which is none, or a second one", module)
+	if t.instance != nil {
+		return violation("a second instance")
+	}
+	if source == nil {
+		t.report(engines.ErrClosed)
+		return nil
 	}
 	ctx, end := t.begin(head)
-	inst, err := m.Instantiate(ctx, imports)
+	inst, err := source.Instantiate(ctx, imports)
 	end()
 	if err != nil {
 		t.report(err)

@@ -19,23 +19,27 @@ type op byte
 // who made it. With the answer to opCall is told what fuel the instance has used
 // (a word, if its module counts fuel), and the globals that are watched.
 const (
-	opCompile     op = iota + 1 // call, module, options, binary
-	opDropModule                // module
-	opDefine                    // binding, its name, functions: from now on they can be imported
-	opForget                    // bindings; no answer
-	opAhead                     // binding, function, parameters: what they point at is to come with its calls; no answer
-	opInstantiate               // call, module, instance, its imports: opWord (the fuel used)
-	opCall                      // call, export, parameters: opResult or opError, and what is told with it
-	opRead                      // memory, offset, length, length of the whole: opData or opFalse
-	opWrite                     // memory, offset, length of the whole, data: opWord (the memory's size) or opFalse
-	opPoke                      // memory, offset, data; no answer
-	opSize                      // memory: opWord
-	opGrow                      // memory, pages: opWord or opFalse
-	opGet                       // export: opWord
-	opSet                       // export, word
-	opPut                       // export, word; no answer
-	opWatch                     // export: its value is to be told with each answer to opCall; no answer
-	opClose                     // the connection's instance
+	opCompile      op = iota + 1 // call, module, options, binary
+	opDropModule                 // module
+	opDefine                     // binding, its name, functions: from now on they can be imported
+	opForget                     // bindings; no answer
+	opAhead                      // binding, function, parameters: what they point at is to come with its calls; no answer
+	opInstantiate                // call, module, instance, its imports: opWord (the fuel used)
+	opCall                       // call, export, parameters: opResult or opError, and what is told with it
+	opRead                       // memory, offset, length, length of the whole: opData or opFalse
+	opWrite                      // memory, offset, length of the whole, data: opWord (the memory's size) or opFalse
+	opPoke                       // memory, offset, data; no answer
+	opSize                       // memory: opWord
+	opGrow                       // memory, pages: opWord or opFalse
+	opGet                        // export: opWord
+	opSet                        // export, word
+	opPut                        // export, word; no answer
+	opWatch                      // export: its value is to be told with each answer to opCall; no answer
+	opClose                      // the connection's instance
+	opSnapshot                   // module, snapshot: of the connection's instance; opWord (its size) or opError
+	opRevive                     // call, snapshot, instance, its imports: as opInstantiate
+	opRestore                    // snapshot: opDone or opFalse
+	opDropSnapshot               // snapshot
 )
 
 // What the worker answers, and asks in the middle of a call.
@@ -85,6 +89,7 @@ const (
 	errCompile
 	errUnsupported
 	errLimit // of package meter, for what is compiled
+	errSnapshot
 	errOther
 )
 
@@ -134,6 +139,9 @@ func (c *conn) failure(err error) {
 		}
 		c.byte(errCompile)
 		c.text(clip(e.Err.Error()))
+	case *engines.SnapshotError:
+		c.byte(errSnapshot)
+		c.text(clip(e.Reason))
 	case *engines.UnsupportedError:
 		c.byte(errUnsupported)
 		c.text(clip(e.Feature))
@@ -173,6 +181,8 @@ func (d *decoder) failure(ctx context.Context, engine string, host *engines.Host
 		failure = &engines.CompileError{Engine: engine, Err: errors.New(d.text())}
 	case errLimit:
 		failure = &engines.CompileError{Engine: engine, Err: &meter.LimitError{What: d.text(), Got: int64(d.uint64()), Limit: int64(d.uint64())}}
+	case errSnapshot:
+		failure = &engines.SnapshotError{Reason: strings.ToValidUTF8(d.text(), "\ufffd")}
 	case errUnsupported:
 		failure = &engines.UnsupportedError{Engine: engine, Feature: d.text(), Reason: d.text()}
 	case errOther:
