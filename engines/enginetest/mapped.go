@@ -34,9 +34,12 @@ const page = engines.PageSize
 
 // fourPages has a memory of four pages that may grow to eight, with a word in
 // the first and one in the last, and functions on it.
-func fourPages() *asm.Module {
+func fourPages() *asm.Module { return fourPagesOf(8) }
+
+// fourPagesOf is fourPages with another maximum, or none.
+func fourPagesOf(max ...uint32) *asm.Module {
 	m := new(asm.Module)
-	m.Memory("memory", 4, 8)
+	m.Memory("memory", 4, max...)
 	m.Func("load", i32ToI32, asm.Code{}.LocalGet(0).I32Load(0))
 	m.Func("store", asm.Func(asm.Types(i32, i32), nil), asm.Code{}.LocalGet(0).LocalGet(1).I32Store(0))
 	m.Func("grow", i32ToI32, asm.Code{}.LocalGet(0).MemoryGrow())
@@ -395,26 +398,43 @@ func testMappedNested(t *testing.T, e engines.WasmEngine) {
 	wantContents(t, inst, image)
 }
 
-// More instances than there is address space for, were it not given back.
+// Instances have their own bytes however many there are, and what each reserves
+// is given back.
 func testMappedMany(t *testing.T, e engines.WasmEngine) {
+	const rounds, each = 25, 20
 	file, image := fileOf(t, 4, 0x5a)
-	mod := compile(t, e, fourPages(), mapped)
-	for range 50 {
+	mod := compile(t, e, fourPagesOf(), mapped) // reserves 4 GiB
+	var most uint64
+	round := func() {
 		var insts []engines.Instance
-		for range 10 {
+		for n := range each {
 			inst, err := mod.Instantiate(bg(), engines.Imports{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			insts = append(insts, inst)
 			mapMemory(t, inst, file, 4)
-			run(t, inst, "store", 4, 1)
+			run(t, inst, "store", 4, uint64(n))
 		}
 		resetMemory(t, insts[0])
 		want(t, insts[0], word(image[4:]), "load", 4)
-		want(t, insts[1], 1, "load", 4)
+		for n := 1; n < each; n++ {
+			want(t, insts[n], uint64(n), "load", 4)
+		}
+		size, _ := addressSpace()
+		most = max(most, size)
 		for _, inst := range insts {
 			closeAll(t, inst)
 		}
+	}
+	round()
+	before, known := addressSpace()
+	for range rounds {
+		round()
+	}
+	after, _ := addressSpace()
+	reserved := most - before // by the instances of one round
+	if known && after > before && after-before > 2*reserved {
+		t.Errorf("after %d rounds that take %d MiB, %d MiB are not given back", rounds, reserved>>20, (after-before)>>20)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/internal/binfmt"
+	"forgeone.dev/forgeone/engines/internal/mapping"
 )
 
 const (
@@ -96,12 +97,17 @@ func (e *engine) Info() engines.Info {
 			MemoryLimit: true,
 			V128Values:  true,
 			RefValues:   true,
+
+			MappedMemory: mapping.Supported,
 		},
 	}
 }
 
 func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
 	if err := opts.RefuseUnmetered(name); err != nil {
+		return nil, err
+	}
+	if err := mapping.Refuse(name, opts); err != nil {
 		return nil, err
 	}
 	e.use.RLock()
@@ -129,6 +135,7 @@ func (e *engine) compile(ctx context.Context, wasm []byte, opts engines.CompileO
 	}
 	m := newModule(e, iface)
 	m.compiler = e.compiler(opts)
+	m.mapped = opts.MappedMemory
 	if iface.HasStart {
 		// An export declares a function, so that ref.func may name it: what is
 		// valid with the start function exported need not be so without.
@@ -163,6 +170,7 @@ func (e *engine) Close() error {
 		if i.store.release() {
 			i.store.free()
 		}
+		i.overlay.Close()
 	}
 	for m := range modules {
 		m.free()

@@ -25,6 +25,7 @@ import (
 
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/internal/link"
+	"forgeone.dev/forgeone/engines/internal/mapping"
 )
 
 var (
@@ -42,6 +43,7 @@ type instance struct {
 	imports  engines.Imports // the lenders must stay
 	memory   *memory         // memory 0, nil if there is none
 	closed   atomic.Bool
+	overlay  mapping.Overlay
 }
 
 // externs is what Wasmtime links i to, in the order of its imports.
@@ -91,6 +93,7 @@ func (i *instance) Close() error {
 	if last {
 		i.store.free()
 	}
+	i.overlay.Close()
 	return nil
 }
 

@@ -37,6 +37,7 @@ type module struct {
 	// that it runs as any call does.
 	startExport string
 	closed      atomic.Bool
+	mapped      bool // instances are memory mappers
 }
 
 func newModule(e *engine, iface *binfmt.Interface) *module {

@@ -147,7 +147,7 @@ func (i *instance) mappable(name string) ([]byte, error) {
 	if i.mod.IsClosed() {
 		return nil, engines.ErrClosed
 	}
-	if err := mapping.Check(i.module.rt.opts, i.module.iface.Imports, i.module.exports, name); err != nil {
+	if err := mapping.Check(i.mapped != nil, i.module.iface.Imports, i.module.exports, name); err != nil {
 		return nil, err
 	}
 	mem := i.mod.ExportedMemory(name)

@@ -26,9 +26,10 @@ func Refuse(engine string, opts engines.CompileOptions) error {
 }
 
 // Check is the error for a memory of that name that cannot be mapped whatever the
-// engine, nil if it can: the module's options, imports and exports are given.
-func Check(opts engines.CompileOptions, imports []engines.ImportType, exports map[string]engines.ExternType, name string) error {
-	if !opts.MappedMemory {
+// engine, nil if it can: asked says whether the module's options have
+// MappedMemory, and its imports and exports are given.
+func Check(asked bool, imports []engines.ImportType, exports map[string]engines.ExternType, name string) error {
+	if !asked {
 		return errors.New("map memory: the module was compiled without the option MappedMemory")
 	}
 	t, ok := exports[name]
