@@ -72,6 +72,7 @@ func (op opcode) copies() bool {
 func (f *function) bulkInstr(in *instr) {
 	h := helper{in.op, in.imm}
 	if !in.op.copies() {
+		f.watch()
 		f.out = f.reload(f.writeBack(f.changed(f.out, in)).call(f.helper(h)))
 		return
 	}
@@ -80,6 +81,7 @@ func (f *function) bulkInstr(in *instr) {
 		f.out = append(f.out, in.raw...)
 		return
 	}
+	f.watch()
 	d, s, n := f.operand(dst), f.operand(src), f.operand(count)
 	c := f.out.set(n).set(s).set(d).get(n).i32(smallBytes).op(i32LeU)
 	c = f.left(c).i64(smallBytes>>unitShift).op(i64GeS, i32And).block(opIf)

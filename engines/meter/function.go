@@ -8,10 +8,15 @@ import (
 
 // function rewrites the body of one function.
 //
-// Instructions are charged by segment. In fuel mode a segment is a straight
-// line: what is entered at its beginning runs to its end, or traps. In deadline
-// mode it is a function or a loop without the loops inside: no path through it
-// is longer than its cost until a loop or function is entered.
+// Instructions are charged by segment, where it begins. In deadline mode a
+// segment is a function or a loop without the loops inside: no path through it
+// is longer than its cost until a loop or function is entered. In fuel mode
+// what enters a segment runs to its end, traps, or leaves the loop or the
+// function, and is given back what the rest costs. A segment need not be in one
+// piece: it goes on after an if that it meets, whose arms have their own. No call
+// fails for want of what it would be given back: that is not looked for before
+// the charge, and the counter, which may be below zero then, is not looked at
+// before it is settled.
 //
 // A loop becomes two:
 //
@@ -19,19 +24,23 @@ import (
 //	  loop               ;; entered again when the slice is spent
 //	    refill           ;; if the slice does not cover the segment
 //	    block spent
-//	      loop           ;; branches go here
-//	        head         ;; leave by spent if the slice does not cover the segment, else pay
-//	        …
+//	      block exit     ;; one for each br_if that leaves the loop
+//	        loop         ;; branches go here
+//	          head       ;; leave by spent if the slice does not cover the segment, else pay
+//	          …
+//	        end
+//	        br done
 //	      end
-//	      br done
+//	      …              ;; give back
+//	      br …
 //	    end
 //	    br 0
 //	  end
 //	end
 //
 // so that no call stands in the inner one, round which an engine would have to
-// save its registers. That nothing else goes where spent does lets wazero
-// compare and branch in one.
+// save its registers. That nothing else goes where spent does, and where an exit
+// does, lets wazero compare and branch in one.
 type function struct {
 	*rewriter
 	index  int // in the original
@@ -42,47 +51,34 @@ type function struct {
 	own    uint32 // local variables and parameters; those that are added come after
 	out    code
 	marks  []mark
-	costs  []int64 // of each segment
-	seg    int     // that is being read
-	dead   bool    // what is being read cannot be reached
+	segs   []segment
+	seg    int    // that is being read
+	spans  []span // that are being read, from the outermost
+	dead   bool   // what is being read cannot be reached
 	frames []frame
-	labels uint32 // in the output, all open blocks together
+	labels uint32 // in the output, all open blocks together: they are counted from the outermost
 	prev   instr  // the instruction before, in the same segment, if it was an i32.const
 }
 
 // frame is an open block of the original.
 type frame struct {
 	op        opcode
-	innermost uint32 // label that branches to it go to, counted from the outermost
+	innermost uint32 // label that branches to it go to
 	labels    uint32 // that it has in the output
-	outer     int    // segment that it began in
+	loop      int    // frame of the innermost loop that it is, or is in; -1 if there is none
 	dead      bool   // as it began
 	targeted  bool   // there is a branch to it
+	carries   bool   // values go with a branch to it
 	// Of a loop:
 	turns int    // to be written, this one included
 	body  int    // where it is in the function
 	same  []byte // the type of a block that keeps its parameters
+	exits []exit
+	room  uint32 // for exits
 }
 
-// mark is a place in the output where charging code belongs. The cost of its
-// segment is known only at the segment's end.
-type mark struct {
-	at   int
-	seg  int
-	kind markKind
-}
-
-// markBytes is about how many bytes the code at a mark takes.
-const markBytes = 24
-
-type markKind byte
-
-const (
-	markPay    markKind = iota // pay, and let a later check find what is owed
-	markEntry                  // refill if need be, and pay
-	markHead                   // branch to spent if need be, and pay
-	markRefill                 // refill
-)
+// outermost is the first label that the frame has.
+func (f *frame) outermost() uint32 { return f.innermost + 1 - f.labels }
 
 // rewrite appends the function's size and code to dst.
 func (f *function) rewrite(dst []byte, r *reader) ([]byte, error) {
@@ -92,8 +88,8 @@ func (f *function) rewrite(dst []byte, r *reader) ([]byte, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	f.open(opBlock, 1)
-	f.begin(markEntry)
+	f.push(opBlock, 1, len(f.typ.Results) > 0)
+	f.charge(0, markEntry)
 	f.enter()
 	for len(f.frames) > 0 && r.err == nil {
 		in := f.instr(r)
@@ -147,48 +143,40 @@ func (f *function) cache() uint32 {
 	return f.own
 }
 
-func (f *function) open(op opcode, labels uint32) {
+func (f *function) push(op opcode, labels uint32, carries bool) {
+	loop := -1
+	if op == opLoop {
+		loop = len(f.frames)
+	} else if len(f.frames) > 0 {
+		loop = f.top().loop
+	}
 	f.labels += labels
-	f.frames = append(f.frames, frame{op: op, innermost: f.labels - 1, labels: labels, outer: f.seg, dead: f.dead})
+	f.frames = append(f.frames, frame{op: op, innermost: f.labels - 1, labels: labels, loop: loop, dead: f.dead, carries: carries})
 }
 
-// begin starts a segment, which is charged here.
-func (f *function) begin(kind markKind) {
-	f.costs = append(f.costs, 0)
-	f.seg = len(f.costs) - 1
-	f.mark(kind)
-	f.prev = instr{}
-}
+func (f *function) top() *frame { return &f.frames[len(f.frames)-1] }
 
-func (f *function) mark(kind markKind) {
-	f.marks = append(f.marks, mark{at: len(f.out), seg: f.seg, kind: kind})
-}
-
-// line starts a segment in fuel mode; to a deadline it is all the same.
-func (f *function) line() {
-	f.prev = instr{}
-	if f.plan.Fuel {
-		f.begin(markPay)
-	}
-}
-
-// pay charges the segment. What cannot be reached is free.
-func (f *function) pay(units int64) {
-	if !f.dead {
-		f.costs[f.seg] += units
-	}
-}
-
-// label is the depth at which the block is that the original has depth levels out.
-func (f *function) label(r *reader, depth uint32) uint32 {
+// target is the block that the original has depth levels out, and is branched to.
+func (f *function) target(r *reader, depth uint32) (i int, ok bool) {
 	if int64(depth) >= int64(len(f.frames)) {
 		r.failf("branch %d levels out, and there are %d", depth, len(f.frames))
+		return 0, false
+	}
+	i = len(f.frames) - 1 - int(depth)
+	f.frames[i].targeted = true
+	return i, true
+}
+
+// endOf is the label of a block, as spans know it: that of the body is 0.
+func (f *function) endOf(frame int) uint32 {
+	if frame == 0 {
 		return 0
 	}
-	target := &f.frames[len(f.frames)-1-int(depth)]
-	target.targeted = true
-	return f.labels - 1 - target.innermost
+	return f.frames[frame].innermost
 }
+
+// levels is how many levels out a label is.
+func (f *function) levels(label uint32) uint32 { return f.labels - 1 - label }
 
 // add writes one instruction.
 func (f *function) add(r *reader, in *instr) {
@@ -196,32 +184,36 @@ func (f *function) add(r *reader, in *instr) {
 	switch in.op {
 	case opBlock:
 		f.out = append(f.out, in.raw...)
-		f.nest(r, opBlock, 1)
+		f.nest(r, opBlock, 1, f.yields(in.raw[1:]))
 	case opIf:
 		f.out = append(f.out, in.raw...)
-		f.nest(r, opIf, 1)
-		f.line()
+		f.nest(r, opIf, 1, f.yields(in.raw[1:]))
+		f.arm()
 	case opLoop:
 		f.loop(r, in)
 	case opElse:
 		f.out = append(f.out, in.raw...)
-		top := &f.frames[len(f.frames)-1]
+		top := f.top()
 		f.dead = top.dead
 		top.targeted = true // by the branch that is not taken
-		f.line()
+		f.drop(top.innermost)
+		f.arm()
 	case opEnd:
 		f.close(r)
 	case opBr, opBrIf:
-		f.out = uleb(append(f.out, byte(in.op)), f.label(r, in.imm[0]))
-		f.branched(in.op == opBr)
+		f.branch(r, in)
 	case opBrTable:
 		f.out = uleb(append(f.out, byte(in.op)), uint32(len(in.labels)-1))
 		for _, l := range in.labels {
-			f.out = uleb(f.out, f.label(r, l))
+			if i, ok := f.target(r, l); ok {
+				f.part(f.endOf(i), false)
+				f.out = uleb(f.out, f.levels(f.frames[i].innermost))
+			}
 		}
 		f.branched(true)
 	case opReturn:
-		f.leave(r)
+		f.giveBack(0, true)
+		f.leave()
 		f.branched(true)
 	case opUnreachable:
 		f.out = append(f.out, in.raw...)
@@ -267,33 +259,75 @@ func (f *function) call(in *instr) {
 	} else if !f.plan.Fuel {
 		f.pay(indirectCost)
 	}
+	f.watch()
 	f.out = f.reload(f.plain(f.writeBack(f.out), in))
 }
 
-func (f *function) nest(r *reader, op opcode, labels uint32) {
-	f.open(op, labels)
+func (f *function) nest(r *reader, op opcode, labels uint32, carries bool) {
+	f.push(op, labels, carries)
 	r.limit("nested blocks in one function", int64(len(f.frames)), int64(f.limits.Nesting))
 }
 
-func (f *function) loop(r *reader, in *instr) {
-	if !f.metered {
-		f.out = append(f.out, in.raw...)
-		f.nest(r, opLoop, 1)
+// arm begins the code that an if or else has.
+func (f *function) arm() {
+	if f.plan.Fuel {
+		f.charge(f.top().innermost, markPay)
+	}
+}
+
+// branch writes a br or br_if.
+func (f *function) branch(r *reader, in *instr) {
+	i, ok := f.target(r, in.imm[0])
+	if !ok {
 		return
 	}
+	var (
+		always = in.op == opBr
+		to     = f.frames[i].innermost
+		loop   = f.top().loop
+	)
+	switch {
+	case always:
+		f.giveBack(f.endOf(i), i == 0 || i < loop)
+	case i < loop && !f.frames[i].carries && uint32(len(f.frames[loop].exits)) < f.frames[loop].room:
+		from := &f.frames[loop]
+		from.exits = append(from.exits, exit{to, f.part(f.endOf(i), true)})
+		to = from.outermost() + 2 + from.room - uint32(len(from.exits)) + 1
+	default:
+		f.part(f.endOf(i), false)
+	}
+	f.out = uleb(append(f.out, byte(in.op)), f.levels(to))
+	f.branched(always)
+}
+
+func (f *function) loop(r *reader, in *instr) {
 	typ := in.raw[1:]
 	same := f.same(typ)
+	carries := same[0] != emptyBlock
+	if !f.metered {
+		f.out = append(f.out, in.raw...)
+		f.nest(r, opLoop, 1, carries)
+		return
+	}
+	s := f.loops[0]
+	f.loops = f.loops[1:]
+	if carries {
+		s.exits = 0
+	}
 	f.out = append(append(f.out, byte(opBlock)), typ...)
 	f.out = append(append(f.out, byte(opLoop)), typ...)
-	f.nest(r, opLoop, 4)
-	f.begin(markRefill)
+	f.nest(r, opLoop, 4+s.exits, carries)
+	top := f.top()
+	f.watch()
+	f.charge(top.innermost, markRefill)
 	f.pay(turnCost)
 	f.out = append(append(f.out, byte(opBlock)), same...)
+	for range s.exits {
+		f.out = f.out.block(opBlock)
+	}
 	f.out = append(append(f.out, byte(opLoop)), typ...)
-	f.mark(markHead)
-	top := &f.frames[len(f.frames)-1]
-	top.turns, top.body, top.same = f.turns[0], r.pos, same
-	f.turns = f.turns[1:]
+	f.mark(mark{kind: markHead, room: s.exits})
+	top.turns, top.body, top.same, top.room = s.turns, r.pos, same, s.exits
 	f.turn(top)
 }
 
@@ -320,7 +354,9 @@ func (f *function) turn(top *frame) {
 
 // turned ends a turn but the last, and goes back in the original for the next.
 func (f *function) turned(r *reader, top *frame) {
-	f.out = f.out.br(4).end()
+	f.giveBack(top.outermost(), true)
+	f.out = f.out.br(4 + top.room).end()
+	f.drop(top.innermost)
 	top.labels--
 	top.innermost--
 	f.labels--
@@ -343,6 +379,14 @@ func (f *function) same(typ []byte) []byte {
 	return sleb(nil, int64(f.typeID(engines.FuncType{Params: params, Results: params})))
 }
 
+// yields reports whether a block of type typ has results.
+func (f *function) yields(typ []byte) bool {
+	if id := (&reader{data: typ}).signed(33); id >= 0 {
+		return len(f.module.types[id].Results) > 0
+	}
+	return typ[0] != emptyBlock
+}
+
 // close ends the innermost block.
 func (f *function) close(r *reader) {
 	if top := &f.frames[len(f.frames)-1]; top.turns > 1 {
@@ -357,18 +401,33 @@ func (f *function) close(r *reader) {
 	}
 	f.out = f.out.end()
 	if top.op == opLoop && f.metered {
-		f.out = f.out.br(2).end().br(0).end().end()
+		f.out = f.out.br(2 + top.room)
+		f.exits(&top)
+		f.out = f.out.end().br(0).end().end()
 	}
 	f.labels -= top.labels
 	// Nothing comes out of a block that ends in a branch elsewhere, unless there
 	// is a branch to its end.
 	f.dead = top.dead || f.dead && (top.op == opLoop || top.op == opBlock && !top.targeted)
-	if f.plan.Fuel {
-		if top.targeted || top.op != opBlock {
-			f.line()
+	f.drop(top.outermost())
+	if top.targeted || top.op != opBlock {
+		f.line()
+	} else {
+		f.resume()
+	}
+}
+
+// exits writes where the conditional branches out of a loop go.
+func (f *function) exits(loop *frame) {
+	open := f.labels - 1
+	for i := range loop.room {
+		open--
+		f.out = f.out.end()
+		if i < uint32(len(loop.exits)) {
+			e := loop.exits[i]
+			f.mark(mark{kind: markBack, back: e.back})
+			f.out = f.out.br(open - 1 - e.label)
 		}
-	} else if top.op == opLoop {
-		f.seg = top.outer
 	}
 }
 
@@ -377,40 +436,6 @@ func (f *function) branched(always bool) {
 	if f.dead = f.dead || always; !f.dead {
 		f.line()
 	}
-}
-
-// spliced is the output with the charging code in its places.
-func (f *function) spliced() []byte {
-	out := make(code, 0, len(f.out)+markBytes*len(f.marks))
-	from := 0
-	for _, m := range f.marks {
-		out = append(out, f.out[from:m.at]...)
-		from = m.at
-		if f.metered && !f.quiet {
-			out = f.charged(out, m.kind, f.costs[m.seg])
-		}
-	}
-	return append(out, f.out[from:]...)
-}
-
-// charged appends what charges a segment.
-func (f *function) charged(c code, kind markKind, cost int64) code {
-	if kind == markEntry && f.cached {
-		c = c.globalGet(f.counter()).set(f.cache())
-	}
-	if cost == 0 {
-		return c
-	}
-	if kind == markHead {
-		c = f.left(c).i64(cost).op(i64LtS).brIf(1)
-	} else if kind != markPay {
-		c = f.left(c).i64(cost).op(i64LtS).block(opIf)
-		c = f.setLeft(f.left(c.globalGet(f.id())).i64(cost).call(f.grant())).end()
-	}
-	if kind != markRefill {
-		c = f.setLeft(f.left(c).i64(cost).op(i64Sub))
-	}
-	return c
 }
 
 // left and setLeft append what gets and sets the counter.
@@ -463,9 +488,9 @@ func (f *function) enter() {
 }
 
 // leave writes a return.
-func (f *function) leave(r *reader) {
+func (f *function) leave() {
 	if f.framed() {
-		f.out = f.out.br(f.label(r, uint32(len(f.frames)-1)))
+		f.out = f.out.br(f.levels(f.frames[0].innermost))
 	} else {
 		f.out = append(f.out, byte(opReturn))
 	}

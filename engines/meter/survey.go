@@ -13,8 +13,15 @@ type survey struct {
 	// copies says that there are instructions on memory of some length: they
 	// take locals for their operands.
 	copies bool
-	// turns are for each loop, in order, how many turns of it are written out.
-	turns []int
+	// lined says that segments are straight lines, to fuel: blocks are nested too
+	// deeply for more.
+	lined bool
+	loops []loopSurvey // in order
+}
+
+type loopSurvey struct {
+	turns int    // that are written out
+	exits uint32 // conditional branches that leave it, in all turns
 }
 
 // A loop without loops inside is written out several times, so that the
@@ -22,6 +29,7 @@ type survey struct {
 const (
 	turnsCost = 192 // of all turns that are written out, at most
 	maxTurns  = 16
+	maxExits  = 64 // of them all, else there are none
 )
 
 // quietCost is the most that a function may cost that is charged by its
@@ -41,19 +49,25 @@ func (w *rewriter) survey() error {
 		fn := uint32(w.imported + i)
 		// Fuel is exact: all callers must be known, and what they pay for.
 		quiet := w.cyclic == nil && !(w.plan.Fuel && (w.addressed[fn] || w.hasStart && w.start == fn))
-		var open []int // blocks: the index of a loop, else -1
-		inner := -1    // the loop entered last, if none has ended since
-		before := int64(0)
+		var (
+			open   []int // blocks: the index of a loop, else -1
+			inner  = -1  // the loop entered last, if none has ended since
+			depth  int   // of blocks round it, itself included
+			before int64 // cost
+			exits  int64 // of a turn
+			calls  bool
+		)
 		for r.more() {
 			in := w.instr(r)
 			switch in.op {
 			case opBlock, opIf:
 				open = append(open, -1)
 			case opLoop:
-				s.cached, quiet = true, false
-				inner, before = len(s.turns), s.cost
+				quiet = false
+				inner = len(s.loops)
 				open = append(open, inner)
-				s.turns = append(s.turns, 1)
+				depth, before, exits, calls = len(open), s.cost, 0, false
+				s.loops = append(s.loops, loopSurvey{turns: 1})
 			case opEnd:
 				if len(open) == 0 {
 					break // of the function
@@ -64,15 +78,21 @@ func (w *rewriter) survey() error {
 					break
 				}
 				if ended == inner {
-					s.turns[ended] = int(max(1, min(maxTurns, turnsCost/max(1, s.cost-before))))
+					s.loops[ended] = loopOf(s.cost-before, exits, calls)
+					s.cached = s.cached || !calls
 				}
 				inner = -1
+			case opBrIf:
+				if inner >= 0 && int64(len(open))-int64(in.imm[0]) < int64(depth) {
+					exits++
+				}
 			case opCall, opCallIndirect:
-				quiet = false
+				quiet, calls = false, true
 			default:
 				quiet = quiet && !in.op.bulk()
 			}
 			quiet = quiet && !(w.plan.Fuel && in.op.branches())
+			s.lined = s.lined || w.plan.Fuel && len(open) > maxLined
 			s.copies = s.copies || in.op.copies()
 			s.cost += in.cost()
 		}
@@ -84,6 +104,19 @@ func (w *rewriter) survey() error {
 		}
 	}
 	return nil
+}
+
+// loopOf is the survey of a loop without loops inside, by what a turn has. Round
+// a call it is not worth while: what was in registers is in memory then.
+func loopOf(cost, exits int64, calls bool) loopSurvey {
+	turns := max(1, min(maxTurns, turnsCost/max(1, cost)))
+	if calls {
+		turns = 1
+	}
+	if exits *= turns; exits > maxExits {
+		exits = 0
+	}
+	return loopSurvey{int(turns), uint32(exits)}
 }
 
 // branches reports whether what comes after the instruction may not run.
