@@ -105,13 +105,15 @@ type CompileOptions struct {
 
 // Serializer is a [WasmEngine] whose machine code can be kept.
 type Serializer interface {
-	// Serialize is the machine code of a module that this engine compiled.
-	Serialize(m Module) ([]byte, error)
+	// Serialize compiles a binary to what Deserialize makes a module of. Errors:
+	// as [WasmEngine.Compile].
+	Serialize(ctx context.Context, wasm []byte, opts CompileOptions) (code []byte, err error)
 
 	// Deserialize makes a module of what Serialize returned, without compiling.
 	// The code MUST be authentic, and of the same engine, version, options and
-	// kind of CPU and for the same binary: an engine runs it as it is. Errors: as
-	// [WasmEngine.Compile], and for code that the engine does not recognise.
+	// kind of CPU and for the same binary: an engine runs it as it is. It keeps no
+	// reference to wasm and code. Errors: as [WasmEngine.Compile], and for code
+	// that the engine does not recognise.
 	Deserialize(ctx context.Context, wasm, code []byte, opts CompileOptions) (Module, error)
 }
 

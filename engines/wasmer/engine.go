@@ -57,6 +57,12 @@ func (e *engine) Info() engines.Info {
 }
 
 func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
+	return e.load(opts, func() (*module, error) { return e.compile(ctx, wasm, opts) })
+}
+
+// load adopts the module that the function makes, unless the engine does not
+// hold the options.
+func (e *engine) load(opts engines.CompileOptions, newModule func() (*module, error)) (engines.Module, error) {
 	if err := opts.RefuseUnmetered(name); err != nil {
 		return nil, err
 	}
@@ -72,13 +78,16 @@ func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileO
 	if e.closed {
 		return nil, engines.ErrClosed
 	}
-	m, err := e.compile(ctx, wasm, opts)
+	m, err := newModule()
 	if err != nil {
 		if _, unsupported := errors.AsType[*engines.UnsupportedError](err); unsupported {
 			return nil, err
 		}
 		return nil, &engines.CompileError{Engine: name, Err: err}
 	}
+	// Both are filled in at first use, without a lock: fill them in here.
+	m.upstream.Imports()
+	m.upstream.Exports()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.modules[m] = struct{}{}
@@ -86,29 +95,16 @@ func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileO
 }
 
 func (e *engine) compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (*module, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	iface, err := binfmt.Decode(wasm)
+	m, err := e.prepare(ctx, wasm)
 	if err != nil {
 		return nil, err
 	}
-	if err := refuse(iface); err != nil {
-		return nil, err
-	}
-	m := newModule(e, iface)
 	wasm, err = binfmt.Rewrite(wasm, m.edit(opts.MemoryLimitPages))
 	if err != nil {
 		return nil, err
 	}
 	m.upstream, err = upstream.NewModule(e.store, wasm)
-	if err != nil {
-		return nil, err
-	}
-	// Both are filled in at first use, without a lock: fill them in here.
-	m.upstream.Imports()
-	m.upstream.Exports()
-	return m, nil
+	return m, err
 }
 
 // refuse returns an error if a value that wasmer-go cannot carry could cross

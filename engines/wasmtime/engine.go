@@ -104,6 +104,12 @@ func (e *engine) Info() engines.Info {
 }
 
 func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
+	return e.load(opts, func() (*module, error) { return e.compile(ctx, wasm, opts) })
+}
+
+// load adopts the module that the function makes, unless the engine does not
+// hold the options.
+func (e *engine) load(opts engines.CompileOptions, newModule func() (*module, error)) (engines.Module, error) {
 	if err := opts.RefuseUnmetered(name); err != nil {
 		return nil, err
 	}
@@ -115,7 +121,7 @@ func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileO
 	if e.closed {
 		return nil, engines.ErrClosed
 	}
-	m, err := e.compile(ctx, wasm, opts)
+	m, err := newModule()
 	if err != nil {
 		return nil, &engines.CompileError{Engine: name, Err: err}
 	}
@@ -125,7 +131,8 @@ func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileO
 	return m, nil
 }
 
-func (e *engine) compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (*module, error) {
+// prepare is the module of a binary, before there is code for it.
+func (e *engine) prepare(ctx context.Context, wasm []byte, opts engines.CompileOptions) (*module, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -136,7 +143,15 @@ func (e *engine) compile(ctx context.Context, wasm []byte, opts engines.CompileO
 	m := newModule(e, iface)
 	m.compiler = e.compiler(opts)
 	m.mapped = opts.MappedMemory
-	if iface.HasStart {
+	return m, nil
+}
+
+func (e *engine) compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (*module, error) {
+	m, err := e.prepare(ctx, wasm, opts)
+	if err != nil {
+		return nil, err
+	}
+	if m.iface.HasStart {
 		// An export declares a function, so that ref.func may name it: what is
 		// valid with the start function exported need not be so without.
 		if err := m.compiler.validate(wasm); err != nil {

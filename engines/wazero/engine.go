@@ -35,15 +35,16 @@ var _ engines.WasmEngine = (*engine)(nil)
 
 // New returns a wazero engine. The caller closes it.
 func New() (engines.WasmEngine, error) {
-	return &engine{
-		cache:    upstream.NewCompilationCache(),
-		runtimes: make(map[engines.CompileOptions]*runtime),
-	}, nil
+	e := &engine{runtimes: make(map[engines.CompileOptions]*runtime)}
+	e.cache, e.kept = newCache(&e.code)
+	return e, nil
 }
 
 type engine struct {
 	// cache makes the runtimes share compiled code.
 	cache upstream.CompilationCache
+	code  codeStore // where the cache looks for code it does not have
+	kept  bool      // it does look there
 
 	mu       sync.Mutex
 	closed   bool
@@ -77,18 +78,32 @@ func (e *engine) Info() engines.Info {
 }
 
 func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
-	if err := opts.RefuseUnmetered(name); err != nil {
+	opts, err := accept(ctx, opts)
+	if err != nil {
 		return nil, err
+	}
+	defer e.code.compiling()()
+	return e.compile(ctx, wasm, opts)
+}
+
+// accept is what the engine takes opts for, or why it does not.
+func accept(ctx context.Context, opts engines.CompileOptions) (engines.CompileOptions, error) {
+	if err := opts.RefuseUnmetered(name); err != nil {
+		return opts, err
 	}
 	if err := mapping.Refuse(name, opts); err != nil {
-		return nil, err
+		return opts, err
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, &engines.CompileError{Engine: name, Err: err}
+		return opts, &engines.CompileError{Engine: name, Err: err}
 	}
 	if opts.MemoryLimitPages == 0 || opts.MemoryLimitPages > maxPages {
 		opts.MemoryLimitPages = maxPages
 	}
+	return opts, nil
+}
+
+func (e *engine) compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
 	rt, err := e.acquire(ctx, opts)
 	if err != nil {
 		return nil, err
@@ -110,16 +125,20 @@ func (e *engine) acquire(ctx context.Context, opts engines.CompileOptions) (*run
 	}
 	rt, ok := e.runtimes[opts]
 	if !ok {
-		config := upstream.NewRuntimeConfig().
-			WithDebugInfoEnabled(false). // a parser of hostile input that nothing needs
-			WithCompilationCache(e.cache).
-			WithMemoryLimitPages(opts.MemoryLimitPages).
-			WithCloseOnContextDone(opts.Interruptible)
-		rt = &runtime{Runtime: upstream.NewRuntimeWithConfig(ctx, config), opts: opts}
+		rt = newRuntime(ctx, opts, e.cache)
 		e.runtimes[opts] = rt
 	}
 	rt.users++
 	return rt, nil
+}
+
+func newRuntime(ctx context.Context, opts engines.CompileOptions, cache upstream.CompilationCache) *runtime {
+	config := upstream.NewRuntimeConfig().
+		WithDebugInfoEnabled(false). // a parser of hostile input that nothing needs
+		WithCompilationCache(cache).
+		WithMemoryLimitPages(opts.MemoryLimitPages).
+		WithCloseOnContextDone(opts.Interruptible)
+	return &runtime{Runtime: upstream.NewRuntimeWithConfig(ctx, config), opts: opts}
 }
 
 // release takes back one use of rt, and closes it with the last.
