@@ -221,9 +221,22 @@ func testMappedGrow(t *testing.T, e engines.WasmEngine) {
 	want(t, inst, math.MaxUint32, "grow", 1)
 	run(t, inst, "store", 8*page-4, 9)
 	resetMemory(t, inst)
-	wantContents(t, inst, append(append(image, make([]byte, 4*page-4)...), 9))
+	wantContents(t, inst, append(append(bytes.Clone(image), make([]byte, 4*page-4)...), 9))
 	mapMemory(t, inst, file, 4)
 	want(t, inst, 9, "load", 8*page-4)
+
+	// Nor does it move where no maximum is declared.
+	for _, m := range []*asm.Module{fourPagesOf(), fourPagesOf(65536)} {
+		inst := instantiate(t, compile(t, e, m, mapped), engines.Imports{})
+		mapMemory(t, inst, file, 4)
+		for pages := uint64(4); pages < 2000; pages *= 2 {
+			want(t, inst, pages, "grow", pages)
+			run(t, inst, "store", 16, 1)
+			run(t, inst, "store", pages*page-4, 1)
+			resetMemory(t, inst)
+			want(t, inst, word(image[16:]), "load", 16)
+		}
+	}
 }
 
 func testMappedBorder(t *testing.T, e engines.WasmEngine) {

@@ -12,6 +12,7 @@ import (
 
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/internal/binfmt"
+	"forgeone.dev/forgeone/engines/internal/mapping"
 )
 
 const (
@@ -52,7 +53,7 @@ func (e *engine) Info() engines.Info {
 	return engines.Info{
 		Name:     name,
 		Version:  version,
-		Features: engines.Features{MemoryLimit: true},
+		Features: engines.Features{MemoryLimit: true, MappedMemory: mapping.Supported},
 	}
 }
 
@@ -73,6 +74,9 @@ func (e *engine) load(opts engines.CompileOptions, newModule func() (*module, er
 			Reason:  "wasmer-go offers no way to stop one; use the engine wazero, or leave the timeout off",
 		}
 	}
+	if err := mapping.Refuse(name, opts); err != nil {
+		return nil, err
+	}
 	e.use.RLock()
 	defer e.use.RUnlock()
 	if e.closed {
@@ -88,6 +92,7 @@ func (e *engine) load(opts engines.CompileOptions, newModule func() (*module, er
 	// Both are filled in at first use, without a lock: fill them in here.
 	m.upstream.Imports()
 	m.upstream.Exports()
+	m.mapped = opts.MappedMemory
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.modules[m] = struct{}{}
@@ -153,6 +158,7 @@ func (e *engine) Close() error {
 	for i := range instances {
 		i.closed.Store(true)
 		i.free()
+		i.overlay.Close()
 	}
 	for m := range modules {
 		m.free()

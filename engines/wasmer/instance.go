@@ -13,6 +13,7 @@ import (
 	upstream "github.com/wasmerio/wasmer-go/wasmer"
 
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/internal/mapping"
 )
 
 var (
@@ -32,6 +33,7 @@ type instance struct {
 	host     *binding
 	memory   *memory // memory 0, nil if there is none
 	closed   atomic.Bool
+	overlay  mapping.Overlay
 
 	call   call       // the call of an export that is under way
 	handle cgo.Handle // of the instance itself
@@ -73,6 +75,7 @@ func (i *instance) Close() error {
 	for _, dead := range i.module.engine.disown(i) {
 		dead.free()
 	}
+	i.overlay.Close()
 	return nil
 }
 

@@ -25,6 +25,7 @@ type module struct {
 	iface    *binfmt.Interface
 	exports  map[string]engines.ExternType
 	closed   atomic.Bool
+	mapped   bool // instances are memory mappers
 
 	// Exports that the adapter adds. wasmer-go has no other way to memory 0,
 	// and the start function is called as an export so that it runs as any
