@@ -106,6 +106,7 @@ type kernel struct {
 	log      *audit.Log
 	db       *state.DB
 	policies []zta.Policy
+	engine   host.NewEngine
 }
 
 var inboxPolicies = []zta.Policy{
@@ -116,7 +117,13 @@ var inboxPolicies = []zta.Policy{
 
 func newKernel(t *testing.T, opts ...host.Option) *kernel {
 	t.Helper()
-	k := &kernel{t: t, dir: t.TempDir(), policies: inboxPolicies}
+	return newKernelOn(t, sharedEngine, opts...)
+}
+
+// newKernelOn is newKernel on another engine.
+func newKernelOn(t *testing.T, engine host.NewEngine, opts ...host.Option) *kernel {
+	t.Helper()
+	k := &kernel{t: t, dir: t.TempDir(), policies: inboxPolicies, engine: engine}
 	if err := os.Mkdir(filepath.Join(k.dir, "inbox"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +148,7 @@ func (k *kernel) up(opts ...host.Option) {
 	if err := reg.Register(syscalls.Registrations(syscalls.Options{State: k.db})...); err != nil {
 		k.t.Fatal(err)
 	}
-	opts = append([]host.Option{host.WithEngine(sharedEngine), host.WithSyscalls(reg), host.WithState(k.db), host.WithLog(k.log),
+	opts = append([]host.Option{host.WithEngine(k.engine), host.WithSyscalls(reg), host.WithState(k.db), host.WithLog(k.log),
 		host.WithPolicies(zta.Enforce, k.policies...)}, opts...)
 	if k.PluginHost, err = host.NewPluginHost(opts...); err != nil {
 		k.t.Fatal(err)
