@@ -12,7 +12,7 @@ COUNT     ?= 5
 HAVE_CC   := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo yes)
 WASMER    := $(shell $(GO) env GOMODCACHE)/github.com/wasmerio/wasmer-go@v1.0.4/wasmer/packaged/lib/$(shell $(GO) env GOOS)-$(subst arm64,aarch64,$(shell $(GO) env GOARCH))
 # Packages that only a WASM guest can hold.
-GUESTS    := ./sdk ./sdk/guest ./plugins/examples/summarise-wasm ./plugins/examples/rogue-wasm ./abi/forge/testdata/guest
+GUESTS    := ./sdk ./sdk/guest ./plugins/examples/summarise-wasm ./plugins/examples/rogue-wasm ./abi/forge/testdata/guest ./engines/bench/testdata/program
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 .DEFAULT_GOAL := help
@@ -23,6 +23,7 @@ help: ## list the targets
 
 build: ## bin/forgeone (pure Go) and, with a C compiler, the engine binaries beside it
 	$(PURE) -o $(BIN)/forgeone ./cmd/forgeone
+	$(PURE) -o $(BIN)/forgeone-engine-wazero ./cmd/forgeone-engine
 ifeq ($(HAVE_CC),yes)
 	CGO_ENABLED=1 CGO_LDFLAGS='-Wl,-rpath,$$ORIGIN' $(GO) build -trimpath -tags wasmer -o $(BIN)/forgeone-engine-wasmer ./cmd/forgeone-engine
 	cp -f $(WASMER)/libwasmer.* $(BIN)/
@@ -36,6 +37,7 @@ examples: ## the example plugins, WASM and native, with the Go toolchain alone
 	@mkdir -p $(EXAMPLES)
 	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -buildmode=c-shared -o $(EXAMPLES)/summarise.wasm ./plugins/examples/summarise-wasm
 	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -buildmode=c-shared -o $(EXAMPLES)/rogue.wasm ./plugins/examples/rogue-wasm
+	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -ldflags='-s -w' -buildmode=c-shared -o $(EXAMPLES)/bench-go.wasm ./engines/bench/testdata/program
 	$(PURE) -o $(EXAMPLES)/summarise ./plugins/examples/summarise-native
 	$(PURE) -o $(EXAMPLES)/rogue ./plugins/examples/rogue-native
 

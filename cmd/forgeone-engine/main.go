@@ -4,6 +4,7 @@
 //
 //	forgeone-engine info [--format json|text]
 //	forgeone-engine call MODULE.wasm FUNCTION [ARGS…]
+//	forgeone-engine bench
 //	forgeone-engine serve
 //
 // Results go to standard output, errors to standard error. The exit code is 0
@@ -77,12 +78,12 @@ func newRoot() *cobra.Command {
 			if len(args) > 0 {
 				return fmt.Errorf("unknown command %q", args[0])
 			}
-			return errors.New("a command is missing: info, call or serve")
+			return errors.New("a command is missing: info, call, bench or serve")
 		}),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newInfo(), newCall(), newServe())
+	root.AddCommand(newInfo(), newCall(), newBench(), newServe())
 	return root
 }
 

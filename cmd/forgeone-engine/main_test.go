@@ -87,7 +87,7 @@ func TestCall(t *testing.T) {
 		{[]string{"info", "--nonsense"}, exitUsage, "", "nonsense"},
 		{[]string{"nonsense"}, exitUsage, "", "nonsense"},
 		{[]string{"serve"}, exitFailed, "", "started by a kernel"},
-		{nil, exitUsage, "", "info, call or serve"},
+		{nil, exitUsage, "", "info, call, bench or serve"},
 	} {
 		code, stdout, stderr := execute(c.args...)
 		if code != c.code || stdout != c.stdout || !strings.Contains(stderr, c.stderr) {

@@ -35,13 +35,14 @@ type Engine struct {
 	Name   string // as written in HCL
 	Worker string // path of the binary that it runs in; empty for in process
 	New    host.NewEngine
+	Bare   host.NewEngine // the same without a meter, to compare; nil where there is a worker
 }
 
 // Engines are the engines that are linked in, wazero first.
 func Engines() []Engine {
 	linked := append([]Engine{{Name: "wazero", New: wazero.New}}, tagged()...)
 	for i := range linked {
-		linked[i].New = metered(linked[i].New)
+		linked[i].Bare, linked[i].New = linked[i].New, metered(linked[i].New)
 	}
 	return linked
 }
