@@ -91,6 +91,19 @@ func (t *wire) failed(ctx context.Context, n int, inst *instance) error {
 	return failure
 }
 
+// sync has the worker do what it was not told yet.
+func (t *wire) sync() error {
+	if len(t.out) == 0 {
+		return nil
+	}
+	t.answer(opSync)
+	op, n, err := t.await()
+	if err == nil {
+		err = t.done(context.Background(), op, n)
+	}
+	return err
+}
+
 // word reads the answer to a request for a word; false if it was opFalse.
 func (t *wire) word(op op, n int) (v uint64, ok bool, err error) {
 	body, err := t.take(n)
@@ -328,7 +341,7 @@ func (t *wire) hostCall(ctx context.Context, inst *instance, body []byte) error 
 	caller := caller{}
 	if size != noMemory {
 		caller.memory = &memory{
-			instance: inst, ref: callerRef | t.depth, floor: size, exact: true, calls: t.calls,
+			instance: inst, wire: t, ref: callerRef | t.depth, floor: size, exact: !inst.direct.Load(), calls: t.calls,
 			call: &callSite{binding: b.id, index: index, fn: fn, params: stack[:fn.params]},
 		}
 	}
@@ -336,7 +349,9 @@ func (t *wire) hostCall(ctx context.Context, inst *instance, body []byte) error 
 		return t.worker.lost(err)
 	}
 	t.depth++
+	ctx, end := inst.enterHost(ctx, t)
 	err := link.Call(ctx, &fn.HostFunction, caller, stack)
+	end()
 	t.depth--
 	t.calls++ // the guest goes on
 	if caller.memory != nil {

@@ -26,6 +26,15 @@ func (e *CrashError) Error() string {
 	return fmt.Sprintf("the worker %d of the engine %s ended (%s); load the plugin again for a new instance", e.PID, e.Engine, e.How)
 }
 
+// ReentryError is a call of an instance while one that is linked to it waits for
+// a host function, with another context than the host function was given: that
+// says which call it is part of.
+type ReentryError struct{ Engine string }
+
+func (e *ReentryError) Error() string {
+	return e.Engine + ": an instance is called while one that is linked to it waits for a host function; from a host function, call with the context that it was given"
+}
+
 // how says how a process ended, from what package child says of it.
 func how(err error) string {
 	if e, ok := errors.AsType[*child.Error](err); ok {

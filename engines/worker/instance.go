@@ -36,6 +36,7 @@ type instance struct {
 	imports  engines.Imports
 	bindings map[uint32]*binding // by id; of the lenders too, whose code runs in this one's calls
 	closed   atomic.Bool
+	kin      *kin             // those that it is linked to, nil if to none; guarded by engine.mu
 	watched  []*watchedGlobal // in the order in which the worker was told
 	fuelUsed uint64
 
@@ -86,45 +87,68 @@ func (i *instance) create(ctx context.Context, lenders map[string]*instance) err
 		i.bindings[b.id] = b
 		hosts = append(hosts, b.id)
 	}
+	if err := i.borrow(lenders); err != nil {
+		return err
+	}
+	t.tellForgotten()
+	via, err := i.route(ctx)
+	if err != nil {
+		return err
+	}
+	var seq uint32
+	if i.origin != nil {
+		seq = via.beginCall(ctx, opRevive)
+		via.uint32(i.origin.id)
+	} else {
+		seq = via.beginCall(ctx, opInstantiate)
+		via.uint32(i.module.id)
+	}
+	via.uint32(i.id)
+	via.bool(via == t)
+	via.uint32(uint32(len(hosts)))
+	for _, id := range hosts {
+		via.uint32(id)
+	}
+	via.uint32(uint32(len(lenders)))
+	for name, l := range lenders {
+		via.text(name)
+		via.uint32(l.id)
+	}
+	via.end()
+	op, n, err := via.exchange(ctx, seq, i)
+	if err != nil {
+		return err
+	}
+	if op == opError {
+		return via.failed(ctx, n, nil)
+	}
+	if i.fuelUsed, err = via.answeredWord(op, n); err != nil || via == t {
+		return err
+	}
+	t.begin(opAdopt)
+	t.uint32(i.id)
+	t.end()
+	return nil
+}
+
+// borrow makes i one that has kin, if there are lenders. What they were still to
+// be told is done when it returns.
+func (i *instance) borrow(lenders map[string]*instance) error {
+	if len(lenders) == 0 {
+		return nil
+	}
+	i.module.engine.join(i, lenders)
+	i.direct.Store(true)
 	for _, l := range lenders {
 		for id, b := range l.bindings {
 			i.bindings[id] = b
 		}
 		l.direct.Store(true)
-		i.direct.Store(true)
-		if err := l.wire.flush(); err != nil {
-			return t.worker.lost(err)
+		if err := l.wire.sync(); err != nil {
+			return err
 		}
 	}
-	t.tellForgotten()
-	var seq uint32
-	if i.origin != nil {
-		seq = t.beginCall(ctx, opRevive)
-		t.uint32(i.origin.id)
-	} else {
-		seq = t.beginCall(ctx, opInstantiate)
-		t.uint32(i.module.id)
-	}
-	t.uint32(i.id)
-	t.uint32(uint32(len(hosts)))
-	for _, id := range hosts {
-		t.uint32(id)
-	}
-	t.uint32(uint32(len(lenders)))
-	for name, l := range lenders {
-		t.text(name)
-		t.uint32(l.id)
-	}
-	t.end()
-	op, n, err := t.exchange(ctx, seq, i)
-	if err != nil {
-		return err
-	}
-	if op == opError {
-		return t.failed(ctx, n, nil)
-	}
-	i.fuelUsed, err = t.answeredWord(op, n)
-	return err
+	return nil
 }
 
 // hostNames are the modules that are imported from the host, each once.
@@ -199,7 +223,7 @@ func (i *instance) Memory(name string) engines.Memory {
 	if i.usable() != nil || i.module.exports[name].Kind != engines.KindMemory {
 		return nil
 	}
-	return &memory{instance: i, ref: i.module.index[name]}
+	return &memory{instance: i, wire: i.wire, ref: i.module.index[name]}
 }
 
 // Global implements engines.Instance.
@@ -236,8 +260,17 @@ func (f *function) Call(ctx context.Context, stack []uint64) error {
 	if err := i.module.interrupted(ctx); err != nil {
 		return err
 	}
-	t := i.wire
-	seq := t.beginCall(ctx, opCall)
+	t, err := i.route(ctx)
+	if err != nil {
+		return err
+	}
+	var seq uint32
+	if t == i.wire {
+		seq = t.beginCall(ctx, opCall)
+	} else {
+		seq = t.beginCall(ctx, opCallOf)
+		t.uint32(i.id)
+	}
 	t.uint32(f.export)
 	t.words(stack[:f.params])
 	t.end()
@@ -275,6 +308,7 @@ func (f *function) Call(ctx context.Context, stack []uint64) error {
 // memory is one of an instance, or of the caller of a host function.
 type memory struct {
 	instance *instance
+	wire     *wire
 	ref      uint32
 
 	// floor is a size that the memory had, in bytes, and therefore has; it is
@@ -291,7 +325,7 @@ func (m *memory) usable() bool { return !m.dead && m.instance.usable() == nil }
 
 // saw takes note of the memory's size.
 func (m *memory) saw(size uint64) {
-	m.floor, m.exact, m.calls = size, !m.instance.direct.Load(), m.instance.wire.calls
+	m.floor, m.exact, m.calls = size, !m.instance.direct.Load(), m.wire.calls
 }
 
 // Size implements engines.Memory.
@@ -299,7 +333,7 @@ func (m *memory) Size() uint64 {
 	if !m.usable() {
 		return 0
 	}
-	t := m.instance.wire
+	t := m.wire
 	if m.exact && m.calls == t.calls {
 		return m.floor
 	}
@@ -323,7 +357,7 @@ func (m *memory) Read(offset uint64, dst []byte) bool {
 	if !m.usable() {
 		return false
 	}
-	t := m.instance.wire
+	t := m.wire
 	if m.call.known(t.calls+t.writes, offset, dst) {
 		return true
 	}
@@ -342,7 +376,7 @@ func (m *memory) Read(offset uint64, dst []byte) bool {
 
 // read reads a part; whole is what is left to be read with it.
 func (m *memory) read(offset uint64, dst []byte, whole uint64) bool {
-	t := m.instance.wire
+	t := m.wire
 	t.begin(opRead)
 	t.uint32(m.ref)
 	t.uint64(offset)
@@ -372,7 +406,7 @@ func (m *memory) Write(offset uint64, src []byte) bool {
 	if !m.usable() {
 		return false
 	}
-	t := m.instance.wire
+	t := m.wire
 	t.writes++
 	n := uint64(len(src))
 	if !m.instance.direct.Load() && len(t.out)+len(src) <= maxPending && offset <= m.floor && n <= m.floor-offset {
@@ -395,7 +429,7 @@ func (m *memory) Write(offset uint64, src []byte) bool {
 
 // write writes a part; whole is what is left to be written with it.
 func (m *memory) write(offset uint64, src []byte, whole uint64) bool {
-	t := m.instance.wire
+	t := m.wire
 	t.begin(opWrite)
 	t.uint32(m.ref)
 	t.uint64(offset)
@@ -418,7 +452,7 @@ func (m *memory) Grow(pages uint32) (uint32, bool) {
 	if !m.usable() {
 		return 0, false
 	}
-	t := m.instance.wire
+	t := m.wire
 	t.begin(opGrow)
 	t.uint32(m.ref)
 	t.uint32(pages)

@@ -125,7 +125,7 @@ type server struct {
 	connected bool
 	modules   map[uint32]servedModule
 	snapshots map[uint32]servedSnapshot
-	instances map[uint32]engines.Instance
+	instances map[uint32]*served
 	hosts     map[uint32]namedHost
 	sessions  map[uint32]*session
 }
@@ -152,7 +152,7 @@ type namedHost struct {
 func newServer(e engines.WasmEngine) *server {
 	return &server{
 		engine: e, modules: make(map[uint32]servedModule), snapshots: make(map[uint32]servedSnapshot),
-		instances: make(map[uint32]engines.Instance), hosts: make(map[uint32]namedHost), sessions: make(map[uint32]*session),
+		instances: make(map[uint32]*served), hosts: make(map[uint32]namedHost), sessions: make(map[uint32]*session),
 	}
 }
 
@@ -258,21 +258,26 @@ type session struct {
 	close  func()
 	ctx    context.Context // of a call that cannot be cancelled; it names the session
 
-	id       uint32 // of the instance
+	*served                  // the connection's own instance; empty if there is none
+	callers []engines.Memory // of the host calls under way, outermost first
+	stacks  []uint64         // the stacks of the calls under way
+
+	mu    sync.Mutex // guards what follows
+	begun uint32     // the last sequence number that began
+	calls []activeCall
+	early []uint32 // cancelled before they began
+}
+
+// served is an instance, and what was asked of it.
+type served struct {
+	id       uint32
 	instance engines.Instance
 	fuel     engines.FuelMeter // the instance, if it counts fuel
 	exports  []engines.ExportType
 	funcs    []engines.Func // by export, once used
 	memories []engines.Memory
 	globals  []engines.Global
-	watched  []engines.Global // whose values end each answer to a call
-	callers  []engines.Memory // of the host calls under way, outermost first
-	stacks   []uint64         // the stacks of the calls under way
-
-	mu    sync.Mutex // guards what follows
-	begun uint32     // the last sequence number that began
-	calls []activeCall
-	early []uint32 // cancelled before they began
+	watched  []engines.Global // whose values are told with each answer to a call
 }
 
 // activeCall is a call that can be cancelled.
@@ -284,7 +289,7 @@ type activeCall struct {
 type sessionKey struct{}
 
 func newSession(s *server, rw io.ReadWriter) *session {
-	t := &session{conn: newConn(rw, maxRequest), server: s, close: func() {}}
+	t := &session{conn: newConn(rw, maxRequest), server: s, served: new(served), close: func() {}}
 	t.ctx = context.WithValue(context.Background(), sessionKey{}, t)
 	return t
 }
@@ -321,8 +326,8 @@ func (t *session) handle(op op, n int) error {
 	}
 	d := &decoder{b: body}
 	switch op {
-	case opCall:
-		err = t.call(d)
+	case opCall, opCallOf:
+		err = t.call(op, d)
 	case opWrite:
 		err = t.write(d)
 	case opPoke:
@@ -361,6 +366,11 @@ func (t *session) handle(op op, n int) error {
 		return t.readAhead(d)
 	case opInstantiate, opRevive:
 		err = t.instantiate(op, d)
+	case opAdopt:
+		return t.adopt(d)
+	case opSync:
+		t.answer(opDone)
+		err = d.done(op)
 	case opClose:
 		err = t.closeInstance(d)
 	default:
@@ -590,7 +600,7 @@ func (t *session) source(op op, id uint32) (source, servedModule) {
 }
 
 func (t *session) instantiate(op op, d *decoder) error {
-	head, from, id := d.head(), d.uint32(), d.uint32()
+	head, from, id, own := d.head(), d.uint32(), d.uint32(), d.bool()
 	imports := engines.Imports{Host: map[string]*engines.HostModule{}, Instances: map[string]engines.Instance{}}
 	t.server.mu.Lock()
 	source, m := t.source(op, from)
@@ -602,14 +612,17 @@ func (t *session) instantiate(op op, d *decoder) error {
 	for n := d.uint32(); n > 0 && !d.bad; n-- {
 		name := d.text()
 		lender, ok := t.server.instances[d.uint32()]
-		d.bad = d.bad || !ok
-		imports.Instances[name] = lender
+		if !ok {
+			d.bad = true
+			break
+		}
+		imports.Instances[name] = lender.instance
 	}
 	t.server.mu.Unlock()
 	if err := d.done(op); err != nil {
 		return err
 	}
-	if t.instance != nil {
+	if own && t.instance != nil {
 		return violation("a second instance")
 	}
 	if source == nil {
@@ -623,27 +636,56 @@ func (t *session) instantiate(op op, d *decoder) error {
 		t.report(err)
 		return nil
 	}
-	t.adopt(id, inst, m)
+	s := newServed(id, inst, m)
+	if own {
+		t.served = s
+	}
+	t.server.mu.Lock()
+	t.server.instances[id] = s
+	t.server.mu.Unlock()
 	var used uint64
-	if t.fuel != nil {
-		used = t.fuel.FuelUsed()
+	if s.fuel != nil {
+		used = s.fuel.FuelUsed()
 	}
 	t.answerWord(used)
 	return nil
 }
 
-func (t *session) adopt(id uint32, inst engines.Instance, m servedModule) {
+func newServed(id uint32, inst engines.Instance, m servedModule) *served {
 	exports := m.Exports()
-	t.id, t.instance, t.exports = id, inst, exports
-	if m.fuel {
-		t.fuel, _ = inst.(engines.FuelMeter) // the contract has it be one
+	s := &served{
+		id: id, instance: inst, exports: exports, funcs: make([]engines.Func, len(exports)),
+		memories: make([]engines.Memory, len(exports)), globals: make([]engines.Global, len(exports)),
 	}
-	t.funcs = make([]engines.Func, len(exports))
-	t.memories = make([]engines.Memory, len(exports))
-	t.globals = make([]engines.Global, len(exports))
+	if m.fuel {
+		s.fuel, _ = inst.(engines.FuelMeter) // the contract has it be one
+	}
+	return s
+}
+
+// adopt makes an instance the connection's that another connection made.
+func (t *session) adopt(d *decoder) error {
+	s, err := t.other(d)
+	if err != nil {
+		return err
+	}
+	if t.instance != nil {
+		return violation("a second instance")
+	}
+	t.served = s
+	return d.done(opAdopt)
+}
+
+// other is the instance that a frame names.
+func (t *session) other(d *decoder) (*served, error) {
+	id := d.uint32()
 	t.server.mu.Lock()
 	defer t.server.mu.Unlock()
-	t.server.instances[id] = inst
+	s := t.server.instances[id]
+	if s == nil {
+		return nil, violation("the instance %d, which is none", id)
+	}
+	return s, nil
 }
 
 func (t *session) closeInstance(d *decoder) error {
@@ -657,24 +699,33 @@ func (t *session) closeInstance(d *decoder) error {
 	delete(t.server.instances, t.id)
 	t.server.mu.Unlock()
 	err := t.instance.Close()
-	t.instance, t.fuel, t.exports, t.funcs, t.memories, t.globals, t.watched = nil, nil, nil, nil, nil, nil, nil
+	t.served = new(served)
 	t.report(err)
 	return nil
 }
 
-func (t *session) call(d *decoder) error {
-	head, export := d.head(), d.uint32()
-	if uint64(export) >= uint64(len(t.exports)) || t.exports[export].Type.Kind != engines.KindFunc {
+// call calls the connection's own instance or, for a host function that the
+// connection waits for, that of another.
+func (t *session) call(op op, d *decoder) error {
+	head, s := d.head(), t.served
+	if op == opCallOf {
+		var err error
+		if s, err = t.other(d); err != nil {
+			return err
+		}
+	}
+	export := d.uint32()
+	if uint64(export) >= uint64(len(s.exports)) || s.exports[export].Type.Kind != engines.KindFunc {
 		return violation("a call of export %d, which is no function", export)
 	}
-	typ := &t.exports[export].Type.Func
+	typ := &s.exports[export].Type.Func
 	base, slots := len(t.stacks), typ.Slots()
 	stack := t.push(slots)
 	d.words(stack[:wordCount(typ.Params)])
-	if err := d.done(opCall); err != nil {
+	if err := d.done(op); err != nil {
 		return err
 	}
-	err := t.run(head, export, stack)
+	err := t.run(s, head, export, stack)
 	t.stacks = t.stacks[:base]
 	if broken, ok := errors.AsType[*lostError](err); ok {
 		return broken.err
@@ -686,17 +737,17 @@ func (t *session) call(d *decoder) error {
 		t.conn.begin(opResult)
 		t.words(stack[:wordCount(typ.Results)])
 	}
-	t.tell()
+	t.tell(s)
 	t.end()
 	return nil
 }
 
 // tell ends an answer with what is told with it.
-func (t *session) tell() {
-	if t.fuel != nil {
-		t.uint64(t.fuel.FuelUsed())
+func (t *session) tell(s *served) {
+	if s.fuel != nil {
+		t.uint64(s.fuel.FuelUsed())
 	}
-	for _, g := range t.watched {
+	for _, g := range s.watched {
 		var v uint64
 		if g != nil {
 			v = g.Get()
@@ -715,14 +766,14 @@ func (t *session) push(n int) []uint64 {
 	return t.stacks[base : base+n : base+n]
 }
 
-func (t *session) run(h callHead, export uint32, stack []uint64) error {
-	f := t.funcs[export]
+func (t *session) run(s *served, h callHead, export uint32, stack []uint64) error {
+	f := s.funcs[export]
 	if f == nil {
 		var err error
-		if f, err = t.instance.Func(t.exports[export].Name); err != nil {
+		if f, err = s.instance.Func(s.exports[export].Name); err != nil {
 			return err
 		}
-		t.funcs[export] = f
+		s.funcs[export] = f
 	}
 	ctx, end := t.begin(h)
 	defer end()

@@ -24,7 +24,10 @@ const (
 	opDefine                     // binding, its name, functions: from now on they can be imported
 	opForget                     // bindings; no answer
 	opAhead                      // binding, function, parameters: what they point at is to come with its calls; no answer
-	opInstantiate                // call, module, instance, its imports: opWord (the fuel used)
+	opInstantiate                // call, module, instance, whether it becomes the connection's, its imports: opWord (the fuel used)
+	opAdopt                      // instance, which becomes the connection's; no answer
+	opSync                       // of what has no answer
+	opCallOf                     // call, instance, and as opCall: in a host call
 	opCall                       // call, export, parameters: opResult or opError, and what is told with it
 	opRead                       // memory, offset, length, length of the whole: opData or opFalse
 	opWrite                      // memory, offset, length of the whole, data: opWord (the memory's size) or opFalse
@@ -37,7 +40,7 @@ const (
 	opWatch                      // export: its value is to be told with each answer to opCall; no answer
 	opClose                      // the connection's instance
 	opSnapshot                   // module, snapshot: of the connection's instance; opWord (its size) or opError
-	opRevive                     // call, snapshot, instance, its imports: as opInstantiate
+	opRevive                     // as opInstantiate, with a snapshot for the module
 	opRestore                    // snapshot: opDone or opFalse
 	opDropSnapshot               // snapshot
 )

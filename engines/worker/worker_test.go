@@ -51,6 +51,13 @@ var roles = map[string]func() error{
 			return mortal{e}, err
 		}, true)
 	},
+	// An engine that one thread at a time runs code of.
+	"single": func() error {
+		return worker.Serve(func() (engines.WasmEngine, error) {
+			e, err := wazero.New()
+			return &single{WasmEngine: e}, err
+		}, true)
+	},
 	"liar": func() error { return worker.ServeLies(wazero.New, lies[os.Getenv(lieEnv)].lie) },
 	"mute": func() error { return nil },
 }
