@@ -25,6 +25,7 @@ type Module struct {
 	elems    vec
 	code     vec
 	data     vec
+	passive  bool // there is passive data, so data is counted before the code
 
 	// index spaces, imports included
 	numFuncs, numTables, numMemories, numGlobals uint32
@@ -146,10 +147,27 @@ func (m *Module) Elem(offset int32, fns ...uint32) {
 	m.elems.add(item)
 }
 
+// PassiveElem keeps functions for table.init. It returns the index of the segment.
+func (m *Module) PassiveElem(fns ...uint32) uint32 {
+	item := uleb([]byte{1, 0}, uint32(len(fns)))
+	for _, fn := range fns {
+		item = uleb(item, fn)
+	}
+	m.elems.add(item)
+	return m.elems.n - 1
+}
+
 // Data puts bytes into memory 0 at offset, at instantiation.
 func (m *Module) Data(offset int32, data string) {
 	item := append([]byte{0}, Code(nil).I32Const(offset)...)
 	m.data.add(str(append(item, opEnd), data))
+}
+
+// PassiveData keeps bytes for memory.init. It returns the index of the segment.
+func (m *Module) PassiveData(data string) uint32 {
+	m.data.add(str([]byte{1}, data))
+	m.passive = true
+	return m.data.n - 1
 }
 
 // Bytes is the module in the binary format.
@@ -178,6 +196,9 @@ func (m *Module) Bytes() []byte {
 		section(8, m.start)
 	}
 	vector(9, m.elems)
+	if m.passive {
+		section(12, uleb(nil, m.data.n))
+	}
 	vector(10, m.code)
 	vector(11, m.data)
 	return out
