@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"strconv"
 	"time"
 )
@@ -150,6 +151,21 @@ func (k *Kernel) Getenv(ctx context.Context, name string) (string, error) {
 // Random is n random bytes, at most 64 KiB, from the kernel's generator.
 func (k *Kernel) Random(ctx context.Context, n int) ([]byte, error) {
 	return k.Syscall(ctx, "random_get", []string{strconv.Itoa(n)}, 0, nil)
+}
+
+// Rand is a generator of random numbers that begins with 32 bytes from
+// [Kernel.Random]. It is for one goroutine. In a WASM plugin, unlike the
+// top-level functions of math/rand/v2, it gives each call other numbers.
+func (k *Kernel) Rand(ctx context.Context) (*rand.Rand, error) {
+	var seed [32]byte
+	b, err := k.Random(ctx, len(seed))
+	if err != nil {
+		return nil, err
+	}
+	if copy(seed[:], b) < len(seed) {
+		return nil, fmt.Errorf("random_get: the kernel answered %d bytes, want %d", len(b), len(seed))
+	}
+	return rand.New(rand.NewChaCha8(seed)), nil
 }
 
 // Hash is the digest of data; algorithm is "sha256", "sha384" or "sha512".

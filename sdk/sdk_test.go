@@ -75,6 +75,38 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// TestRand: the numbers follow from the kernel's bytes, all 32 of them, and from
+// nothing else.
+func TestRand(t *testing.T) {
+	seed := strings.Repeat("s", 32)
+	draw := func(answer string) (uint64, error) {
+		var asked sdk.Request
+		k := sdk.NewKernel(transport(func(r sdk.Request) sdk.Result { asked = r; return data(answer) }))
+		r, err := k.Rand(t.Context())
+		if want := (sdk.Request{Name: "random_get", Args: []string{"32"}}); !reflect.DeepEqual(asked, want) {
+			t.Errorf("asked %+v, want %+v", asked, want)
+		}
+		if err != nil {
+			return 0, err
+		}
+		return r.Uint64(), nil
+	}
+	a, err := draw(seed)
+	again, _ := draw(seed)
+	other, _ := draw(seed[1:] + "t")
+	if err != nil || a != again || a == other {
+		t.Errorf("drew %d, %d and %d, %v", a, again, other, err)
+	}
+	if _, err := draw(seed[1:]); err == nil {
+		t.Error("a seed that is too short is taken")
+	}
+	refused := sdk.NewKernel(transport(func(sdk.Request) sdk.Result { return sdk.Result{Status: sdk.Blocked} }))
+	var blocked *sdk.BlockedError
+	if _, err := refused.Rand(t.Context()); !errors.As(err, &blocked) {
+		t.Errorf("refused: %v", err)
+	}
+}
+
 // TestEnds holds that a plugin can tell the four ends of a syscall apart.
 func TestEnds(t *testing.T) {
 	for _, tt := range []struct {

@@ -24,7 +24,7 @@ func TestGoFunctions(t *testing.T) {
 	if !forge.Detect(m) {
 		t.Error("not detected")
 	}
-	want := []string{"ask", "bulk", "count", "crash", "echo", "exit", "panics", "race", "refuse", "spin", "system"}
+	want := []string{"ask", "bulk", "count", "crash", "echo", "exit", "numbers", "panics", "race", "refuse", "spin", "system"}
 	if got := forge.Functions(m); !slices.Equal(got, want) {
 		t.Errorf("functions %v, want %v", got, want)
 	}
@@ -273,5 +273,47 @@ func TestGoInputLimit(t *testing.T) {
 	var le *forge.LimitError
 	if !errors.As(err, &le) || le.Limit != forge.MaxInput {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestGoRandomNumbers holds what docs/plugin-author.md says of instances that
+// begin as one image: which numbers are the same in each of them, and which are
+// not.
+func TestGoRandomNumbers(t *testing.T) {
+	g := startGo(t, newWorld(t, runtimeGrants...))
+	m, err := goGuest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := m.(engines.Snapshotter).Snapshot(g.inst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	numbers := func() map[string]string {
+		inst, err := image.Instantiate(g.call.Context(), engines.Imports{Host: g.binding.HostModules()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer inst.Close()
+		if err := g.binding.Reseed(g.call, inst); err != nil {
+			t.Fatal(err)
+		}
+		out, err := g.binding.Call(g.call, inst, "numbers", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]string{}
+		for _, line := range strings.Split(string(out), "\n") {
+			name, number, _ := strings.Cut(line, " ")
+			got[name] = number
+		}
+		return got
+	}
+	a, b := numbers(), numbers()
+	for name, same := range map[string]bool{"math/rand": true, "math/rand/v2": true, "maphash": true, "reseeded": false, "crypto/rand": false, "sdk": false} {
+		if a[name] == "" || (a[name] == b[name]) != same {
+			t.Errorf("%s: %q and %q, want the same: %v", name, a[name], b[name], same)
+		}
 	}
 }

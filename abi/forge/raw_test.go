@@ -368,3 +368,39 @@ func TestStartFunctionMayAsk(t *testing.T) {
 		t.Errorf("outside of a call: got %v", err)
 	}
 }
+
+// TestReseed: the guest is given other entropy each time, and may refuse it.
+func TestReseed(t *testing.T) {
+	var m asm.Module
+	input, output := m.ImportFunc("forge", "input", importType["input"]), m.ImportFunc("forge", "output", importType["output"])
+	m.Memory("memory", 1)
+	status := m.Global("", engines.GlobalType{Value: i32, Mutable: true}, asm.Code(nil).I32Const(0))
+	m.Func("forge_abi", function, asm.Code(nil).I32Const(int32(forge.Version)))
+	m.Func("forge_reseed", function, asm.Code(nil).I32Const(64).LocalGet(0).Call(input).Op(asm.Drop).GlobalGet(status))
+	m.Func("seed", function, asm.Code(nil).I32Const(64).I32Const(forge.SeedSize).Call(output).I32Const(0))
+	m.Func("refuse", function, asm.Code(nil).I32Const(9).GlobalSet(status).I32Const(0))
+	g := start(t, newWorld(t), compile(t, newEngine(t), m.Bytes()))
+	if n := len(g.binding.Functions()); n != 2 {
+		t.Errorf("functions %v", g.binding.Functions())
+	}
+	seeds := map[string]bool{g.run("seed", ""): true} // none yet
+	for range 3 {
+		if err := g.binding.Reseed(g.call, g.inst); err != nil {
+			t.Fatal(err)
+		}
+		seed := g.run("seed", "")
+		if seeds[seed] {
+			t.Errorf("seed %x again", seed)
+		}
+		seeds[seed] = true
+	}
+	g.run("refuse", "")
+	var failed *forge.FunctionError
+	if err := g.binding.Reseed(g.call, g.inst); !errors.As(err, &failed) || failed.Code != 9 || failed.Function != "forge_reseed" {
+		t.Errorf("refused: %v", err)
+	}
+	without := start(t, newWorld(t), compile(t, newEngine(t), answering(int32(forge.Version))))
+	if err := without.binding.Reseed(without.call, without.inst); err != nil {
+		t.Errorf("without the function: %v", err)
+	}
+}

@@ -19,6 +19,7 @@ import (
 	"forgeone.dev/forgeone/audit"
 	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/meter"
 	"forgeone.dev/forgeone/engines/wazero"
 	"forgeone.dev/forgeone/zta"
 )
@@ -205,7 +206,7 @@ var goGuest = sync.OnceValues(func() (engines.Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.Compile(context.Background(), wasm, engines.CompileOptions{Interruptible: true})
+	return meter.Wrap(e, meter.Limits{}).Compile(context.Background(), wasm, engines.CompileOptions{Interruptible: true, Snapshots: true})
 })
 
 // guest is a started instance of the Go guest.

@@ -23,4 +23,14 @@
 // Each call has an instance of its own, as forge_init left it, unless the
 // plugin is configured with state = "keep". Go's runtime needs time_get, and
 // for goroutines that sleep time_sleep; grant them to every plugin in Go.
+//
+// As forge_init left it is every generator of random numbers, too: the top-level
+// functions of math/rand and math/rand/v2 give each call the same numbers. A
+// call has others from [sdk.Kernel.Rand] and crypto/rand; a generator of the
+// plugin's own is reseeded by a hook:
+//
+//	var source = rand.NewChaCha8([32]byte{})
+//
+//	//go:wasmexport forge_reseed
+//	func reseed(n uint32) uint32 { return guest.Reseed(n, source.Seed) }
 package guest

@@ -53,6 +53,21 @@ func Call(n uint32, f sdk.Function) uint32 {
 // Hook serves an exported lifecycle function. Errors are as in [Call].
 func Hook(f sdk.Hook) uint32 { return report(f) }
 
+// Reseed serves an exported forge_reseed: it hands the call's own entropy to f,
+// for generators that live from one call to the next and would otherwise begin
+// each call where initialisation left them. It is run before the call, or
+// lifecycle event, that it is of.
+func Reseed(n uint32, f func(seed [32]byte)) uint32 {
+	return report(func(context.Context, *sdk.Kernel) error {
+		var seed [32]byte
+		if hostInput(at(seed[:]), uint32(len(seed))); n < uint32(len(seed)) {
+			return fmt.Errorf("the host gives %d bytes of entropy, %d are needed", n, len(seed))
+		}
+		f(seed)
+		return nil
+	})
+}
+
 // report runs f and tells the host of its error. It returns the status.
 func report(f sdk.Hook) uint32 {
 	err := protect(f)

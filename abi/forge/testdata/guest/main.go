@@ -9,6 +9,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	oldrand "math/rand"
+	mathrand "math/rand/v2"
 	"os"
 	"strings"
 	"sync"
@@ -176,5 +179,28 @@ func race(n uint32) uint32 {
 		}
 		wg.Wait()
 		return []byte("ok"), errors.Join(errs...)
+	})
+}
+
+var source = mathrand.NewChaCha8([32]byte{})
+
+//go:wasmexport forge_reseed
+func reseed(n uint32) uint32 { return guest.Reseed(n, source.Seed) }
+
+// numbers takes one from each generator that a plugin may use.
+//
+//go:wasmexport numbers
+func numbers(n uint32) uint32 {
+	return guest.Call(n, func(ctx context.Context, k *sdk.Kernel, _ []byte) ([]byte, error) {
+		var b [8]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return nil, err
+		}
+		own, err := k.Rand(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return fmt.Appendf(nil, "math/rand %d\nmath/rand/v2 %d\nmaphash %d\nreseeded %d\ncrypto/rand %x\nsdk %d",
+			oldrand.Int63(), mathrand.Uint64(), maphash.String(maphash.MakeSeed(), "x"), source.Uint64(), b, own.Uint64()), nil
 	})
 }
