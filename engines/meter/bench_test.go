@@ -13,6 +13,9 @@ import (
 const (
 	i32LeU    = 0x4d
 	i32GeU    = 0x4f
+	i32And    = 0x71
+	i32ShrU   = 0x76
+	opElse    = 0x05
 	i64Mul    = 0x7e
 	i64Xor    = 0x85
 	i32Load8U = 0x2d
@@ -54,6 +57,10 @@ func programs() []byte {
 	// a leaf called in a loop
 	leaf := m.Func("", asm.Func(asm.Types(i32, i32), asm.Types(i32)), asm.Code{}.LocalGet(0).LocalGet(1).Op(asm.I32Add).I32Const(7).Op(asm.I32Mul))
 	m.Func("leafcalls", i32ToI32, dec(asm.Code{}.Loop().LocalGet(1).LocalGet(0).Call(leaf).LocalSet(1)).BrIf(0).End().LocalGet(1), i32)
+	// a function that branches, called in a loop: sum += n & 1 ? 3*n : n >> 1
+	step := m.Func("", i32ToI32, asm.Code{}.LocalGet(0).I32Const(1).Op(i32And).Op(0x04, 0x7f). // if (result i32)
+													LocalGet(0).I32Const(3).Op(asm.I32Mul).Op(opElse).LocalGet(0).I32Const(1).Op(i32ShrU).End())
+	m.Func("calls", i32ToI32, dec(asm.Code{}.Loop().LocalGet(1).LocalGet(0).Call(step).Op(asm.I32Add).LocalSet(1)).BrIf(0).End().LocalGet(1), i32)
 	// sieve of Eratosthenes over n bytes: stores, branches, two loops
 	m.Func("sieve", i32ToI32, asm.Code{}.I32Const(2).LocalSet(1).
 		Loop().
@@ -68,7 +75,7 @@ func programs() []byte {
 		End().LocalGet(3), i32, i32, i32)
 	// memory.copy of short and unknown length
 	m.Func("copies", i32ToI32, dec(asm.Code{}.Loop().
-		I32Const(4096).I32Const(8192).LocalGet(0).I32Const(63).Op(0x71).Op(0xfc, 10, 0, 0)). // i32.and, memory.copy
+		I32Const(4096).I32Const(8192).LocalGet(0).I32Const(63).Op(i32And).Op(0xfc, 10, 0, 0)). // i32.and, memory.copy
 		BrIf(0).End().LocalGet(0))
 	return m.Bytes()
 }
@@ -118,7 +125,7 @@ func BenchmarkPrograms(b *testing.B) {
 		name string
 		n    uint64
 	}{
-		{"tight", 1e6}, {"bytesum", 1e6}, {"multiply", 1e6}, {"fib", 25}, {"memory4", 1 << 20}, {"nested", 1e5}, {"leafcalls", 1e6}, {"sieve", 1 << 20}, {"copies", 1e5},
+		{"tight", 1e6}, {"bytesum", 1e6}, {"multiply", 1e6}, {"fib", 25}, {"memory4", 1 << 20}, {"nested", 1e5}, {"leafcalls", 1e6}, {"calls", 1e6}, {"sieve", 1 << 20}, {"copies", 1e5},
 	} {
 		for i, v := range variants {
 			b.Run(p.name+"/"+v.name, func(b *testing.B) {

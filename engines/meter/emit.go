@@ -5,9 +5,12 @@ const (
 	memorySize   = 0x3f
 	i32LtU       = 0x49
 	i32GtU       = 0x4b
+	i32Eqz       = 0x45
+	i64Eqz       = 0x50
 	i64LtS       = 0x53
 	i64GeS       = 0x59
 	i64GtU       = 0x56
+	f64Ge        = 0x66
 	i32Add       = 0x6a
 	i32Sub       = 0x6b
 	i32And       = 0x71
@@ -47,4 +50,34 @@ func (c code) block(op opcode) code { return append(c, byte(op), emptyBlock) }
 // appendSection appends a section to a module.
 func appendSection(dst []byte, id byte, body []byte) []byte {
 	return str(append(dst, id), body)
+}
+
+// inverse are the comparisons of integers that are true where others are not.
+var inverse = map[opcode]byte{
+	0x46: 0x47, 0x47: 0x46, // i32.eq, ne
+	0x48: 0x4e, 0x4e: 0x48, // i32.lt_s, ge_s
+	0x49: 0x4f, 0x4f: 0x49, // i32.lt_u, ge_u
+	0x4a: 0x4c, 0x4c: 0x4a, // i32.gt_s, le_s
+	0x4b: 0x4d, 0x4d: 0x4b, // i32.gt_u, le_u
+	0x51: 0x52, 0x52: 0x51, // i64, likewise
+	0x53: 0x59, 0x59: 0x53,
+	0x54: 0x5a, 0x5a: 0x54,
+	0x55: 0x57, 0x57: 0x55,
+	0x56: 0x58, 0x58: 0x56,
+}
+
+// negate makes the condition at the end of code the opposite. prev is the last
+// instruction. It is false where that would cost one more, because prev is a
+// comparison that has no inverse (a float may be no number).
+func (c code) negate(prev opcode) (code, bool) {
+	if op, ok := inverse[prev]; ok {
+		return c[:len(c)-1].op(op), true
+	}
+	switch {
+	case prev == i32Eqz:
+		return c[:len(c)-1], true
+	case prev >= i64Eqz && prev <= f64Ge:
+		return c, false
+	}
+	return c.op(i32Eqz), true
 }

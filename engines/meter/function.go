@@ -57,7 +57,7 @@ type function struct {
 	dead   bool   // what is being read cannot be reached
 	frames []frame
 	labels uint32 // in the output, all open blocks together: they are counted from the outermost
-	prev   instr  // the instruction before, in the same segment, if it was an i32.const
+	prev   instr  // the instruction before, if it is in the same segment
 }
 
 // frame is an open block of the original.
@@ -73,9 +73,13 @@ type frame struct {
 	turns int    // to be written, this one included
 	body  int    // where it is in the function
 	same  []byte // the type of a block that keeps its parameters
-	exits []exit
-	room  uint32 // for exits
+	exits  []exit
+	room   uint32 // for exits
+	yields bool   // it has results
 }
+
+// roomy reports whether the loop has room for an exit.
+func (f *frame) roomy() bool { return uint32(len(f.exits)) < f.room }
 
 // outermost is the first label that the frame has.
 func (f *frame) outermost() uint32 { return f.innermost + 1 - f.labels }
@@ -237,10 +241,7 @@ func (f *function) add(r *reader, in *instr) {
 			f.out = f.plain(f.out, in)
 		}
 	}
-	f.prev = instr{}
-	if in.op == opI32Const {
-		f.prev = *in
-	}
+	f.prev = *in
 }
 
 // call writes a call. What is called may spend from the counter, unless it is
@@ -289,10 +290,10 @@ func (f *function) branch(r *reader, in *instr) {
 	switch {
 	case always:
 		f.giveBack(f.endOf(i), i == 0 || i < loop)
-	case i < loop && !f.frames[i].carries && uint32(len(f.frames[loop].exits)) < f.frames[loop].room:
-		from := &f.frames[loop]
-		from.exits = append(from.exits, exit{to, f.part(f.endOf(i), true)})
-		to = from.outermost() + 2 + from.room - uint32(len(from.exits)) + 1
+	case i < loop && f.frames[loop].roomy() && !f.frames[i].carries:
+		to = f.addExit(&f.frames[loop], to, f.endOf(i))
+	case i == loop && i == len(f.frames)-1 && f.nextTurn(r):
+		return
 	default:
 		f.part(f.endOf(i), false)
 	}
@@ -327,7 +328,8 @@ func (f *function) loop(r *reader, in *instr) {
 	}
 	f.out = append(append(f.out, byte(opLoop)), typ...)
 	f.mark(mark{kind: markHead, room: s.exits})
-	top.turns, top.body, top.same, top.room = s.turns, r.pos, same, s.exits
+	top.turns, top.body, top.same = s.turns, r.pos, same
+	top.room, top.yields = s.exits, f.yields(typ)
 	f.turn(top)
 }
 
@@ -352,10 +354,39 @@ func (f *function) turn(top *frame) {
 	f.labels++
 }
 
-// turned ends a turn but the last, and goes back in the original for the next.
+// addExit makes an exit of a loop to a label, and returns its own.
+func (f *function) addExit(loop *frame, to, end uint32) uint32 {
+	loop.exits = append(loop.exits, exit{to, f.part(end, true)})
+	return loop.outermost() + 3 + loop.room - uint32(len(loop.exits))
+}
+
+// nextTurn writes a br_if that ends a turn, if another comes and it can be put
+// the other way round: an exit of the loop. Then it is not taken in any turn.
+func (f *function) nextTurn(r *reader) bool {
+	top := f.top()
+	if top.turns == 1 || top.yields || !top.roomy() || !r.more() || opcode(r.data[r.pos]) != opEnd {
+		return false
+	}
+	out, ok := f.out.negate(f.prev.op)
+	if !ok {
+		return false
+	}
+	done := top.outermost()
+	f.out = out.brIf(f.levels(f.addExit(top, done, done)))
+	f.next(r, top)
+	return true
+}
+
+// turned ends a turn but the last.
 func (f *function) turned(r *reader, top *frame) {
 	f.giveBack(top.outermost(), true)
-	f.out = f.out.br(4 + top.room).end()
+	f.out = f.out.br(4 + top.room)
+	f.next(r, top)
+}
+
+// next goes back in the original for the next turn.
+func (f *function) next(r *reader, top *frame) {
+	f.out = f.out.end()
 	f.drop(top.innermost)
 	top.labels--
 	top.innermost--

@@ -5,7 +5,9 @@ package meter
 type survey struct {
 	// cached says that the counter is kept in a local while the function runs:
 	// memory that is written and read again in each turn would set the pace of a
-	// short loop. It is worth its while only in a function with loops.
+	// short loop. Round calls it would be in memory too: to a deadline it is
+	// worth its while in loops without, and to fuel in those whose calls they are
+	// charged for, where it need not be read again after each.
 	cached bool
 	// cost is what the function is charged by its callers, which know it: it
 	// does not charge itself. 0 if it does.
@@ -21,15 +23,21 @@ type survey struct {
 
 type loopSurvey struct {
 	turns int    // that are written out
-	exits uint32 // conditional branches that leave it, in all turns
+	exits uint32 // conditional branches that leave it or end a turn, in all turns
+	// Of a loop without loops inside, what a turn has:
+	innermost bool
+	cost      int64
+	calls     []uint32 // of functions defined
+	others    bool     // calls of others
 }
 
 // A loop without loops inside is written out several times, so that the
-// counter is looked at once in as many turns.
+// counter is looked at once in as many turns; but for one that calls what may
+// look at it anyway.
 const (
 	turnsCost = 192 // of all turns that are written out, at most
 	maxTurns  = 16
-	maxExits  = 64 // of them all, else there are none
+	maxExits  = 128 // of them all, else there are none
 )
 
 // quietCost is the most that a function may cost that is charged by its
@@ -50,44 +58,43 @@ func (w *rewriter) survey() error {
 		// Fuel is exact: all callers must be known, and what they pay for.
 		quiet := w.cyclic == nil && !(w.plan.Fuel && (w.addressed[fn] || w.hasStart && w.start == fn))
 		var (
-			open   []int // blocks: the index of a loop, else -1
-			inner  = -1  // the loop entered last, if none has ended since
-			depth  int   // of blocks round it, itself included
-			before int64 // cost
-			exits  int64 // of a turn
-			calls  bool
+			open  []bool      // blocks: whether they are loops
+			inner *loopSurvey // entered last, if none has ended since
+			depth int         // of blocks, its own included
 		)
 		for r.more() {
 			in := w.instr(r)
 			switch in.op {
 			case opBlock, opIf:
-				open = append(open, -1)
+				open = append(open, false)
 			case opLoop:
 				quiet = false
-				inner = len(s.loops)
-				open = append(open, inner)
-				depth, before, exits, calls = len(open), s.cost, 0, false
-				s.loops = append(s.loops, loopSurvey{turns: 1})
+				open = append(open, true)
+				s.loops = append(s.loops, loopSurvey{cost: -s.cost})
+				inner, depth = &s.loops[len(s.loops)-1], len(open)
 			case opEnd:
 				if len(open) == 0 {
 					break // of the function
 				}
-				ended := open[len(open)-1]
+				if open[len(open)-1] {
+					if inner != nil {
+						inner.innermost = true
+						inner.cost += s.cost
+					}
+					inner = nil
+				}
 				open = open[:len(open)-1]
-				if ended < 0 {
-					break
-				}
-				if ended == inner {
-					s.loops[ended] = loopOf(s.cost-before, exits, calls)
-					s.cached = s.cached || !calls
-				}
-				inner = -1
 			case opBrIf:
-				if inner >= 0 && int64(len(open))-int64(in.imm[0]) < int64(depth) {
-					exits++
+				if inner != nil && int64(len(open))-int64(in.imm[0]) <= int64(depth) {
+					inner.exits++
 				}
 			case opCall, opCallIndirect:
-				quiet, calls = false, true
+				quiet = false
+				if inner != nil && in.op == opCall {
+					inner.calls = append(inner.calls, in.imm[0])
+				} else if inner != nil {
+					inner.others = true
+				}
 			default:
 				quiet = quiet && !in.op.bulk()
 			}
@@ -103,20 +110,33 @@ func (w *rewriter) survey() error {
 			s.cost = 0
 		}
 	}
+	for i := range w.surveys {
+		s := &w.surveys[i]
+		for j := range s.loops {
+			w.surveyLoop(s, &s.loops[j])
+		}
+	}
 	return nil
 }
 
-// loopOf is the survey of a loop without loops inside, by what a turn has. Round
-// a call it is not worth while: what was in registers is in memory then.
-func loopOf(cost, exits int64, calls bool) loopSurvey {
-	turns := max(1, min(maxTurns, turnsCost/max(1, cost)))
-	if calls {
-		turns = 1
+// surveyLoop settles how a loop is written, when what it calls is known.
+func (w *rewriter) surveyLoop(s *survey, l *loopSurvey) {
+	charged := true // by the loop, what it calls
+	for _, fn := range l.calls {
+		if callee := w.surveyOf(fn); callee != nil && callee.cost > 0 {
+			l.cost += callee.cost
+		} else {
+			charged = false
+		}
 	}
-	if exits *= turns; exits > maxExits {
-		exits = 0
+	l.turns = 1
+	if l.innermost && charged && !l.others {
+		l.turns = int(max(1, min(maxTurns, turnsCost/max(1, l.cost))))
+		s.cached = s.cached || len(l.calls) == 0 || w.plan.Fuel
 	}
-	return loopSurvey{int(turns), uint32(exits)}
+	if l.exits *= uint32(l.turns); !l.innermost || l.exits > maxExits {
+		l.exits = 0
+	}
 }
 
 // branches reports whether what comes after the instruction may not run.
