@@ -50,6 +50,17 @@ func sampleHost() engines.Imports {
 	}}}}
 }
 
+// inProcess is the engine without a worker.
+func inProcess(t testing.TB) engines.WasmEngine {
+	t.Helper()
+	e, err := newMetered()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e
+}
+
 func load(t testing.TB, e engines.WasmEngine, wasm []byte, imports engines.Imports) engines.Instance {
 	t.Helper()
 	mod, err := e.Compile(t.Context(), wasm, engines.CompileOptions{})

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"testing"
 
@@ -32,30 +31,8 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	code := m.Run()
-	if engineDir != "" {
-		_ = os.RemoveAll(engineDir)
-	}
-	os.Exit(code)
+	os.Exit(m.Run())
 }
-
-var engineDir string
-
-// engineBinary is cmd/forgeone-engine as it is built with this test's tags.
-var engineBinary = sync.OnceValues(func() (worker.Config, error) {
-	dir, err := os.MkdirTemp("", "worker-test-")
-	if err != nil {
-		return worker.Config{}, err
-	}
-	engineDir = dir
-	path := filepath.Join(dir, "forgeone-engine")
-	out, err := exec.Command("go", "build", "-tags", engineTags, "-o", path, "forgeone.dev/forgeone/cmd/forgeone-engine").CombinedOutput()
-	if err != nil {
-		return worker.Config{}, fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	sum, err := checksum(path)
-	return worker.Config{Binary: path, SHA256: sum, Engine: engineName}, err
-})
 
 // testBinary is this program.
 var testBinary = sync.OnceValues(func() (worker.Config, error) {
@@ -78,13 +55,11 @@ func checksum(path string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), err
 }
 
-// config is for workers that run cmd/forgeone-engine.
+// config is for workers that run the engine as cmd/forgeone-engine does.
 func config(t testing.TB) worker.Config {
 	t.Helper()
-	cfg, err := engineBinary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := role(t, "metered")
+	cfg.Engine = engineName
 	return cfg
 }
 

@@ -51,18 +51,11 @@ func TestMappedMemory(t *testing.T) {
 
 // A worker that does not meter holds no limits, and says so.
 func TestBare(t *testing.T) {
-	cfg := config(t)
-	cfg.Args = []string{"serve", "--bare"}
-	e := newEngine(t, cfg)
+	e := newEngine(t, role(t, "bare"))
 	_, err := e.Compile(t.Context(), spinning(), engines.CompileOptions{Fuel: 1})
 	if _, ok := errors.AsType[*engines.UnsupportedError](err); !ok || e.Info().Metering {
 		t.Errorf("%v; Features.Metering is %v", err, e.Info().Metering)
 	}
-	wantCrashFree(t, e)
-}
-
-func wantCrashFree(t testing.TB, e engines.WasmEngine) {
-	t.Helper()
 	mod, err := e.Compile(t.Context(), spinning(), engines.CompileOptions{})
 	if err != nil {
 		t.Fatal(err)

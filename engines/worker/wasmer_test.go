@@ -3,22 +3,11 @@
 package worker_test
 
 import (
-	"testing"
-
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/wasmer"
 )
 
-// The engine in cmd/forgeone-engine that these tests run.
-const engineName, engineTags = "wasmer", "wasmer"
+// The engine that these tests run.
+const engineName = "wasmer"
 
-// inProcess is that engine without a worker.
-func inProcess(t testing.TB) engines.WasmEngine {
-	t.Helper()
-	e, err := wasmer.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = e.Close() })
-	return e
-}
+func newInProcess() (engines.WasmEngine, error) { return wasmer.New() }

@@ -20,6 +20,7 @@ import (
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/enginetest"
 	"forgeone.dev/forgeone/engines/enginetest/asm"
+	"forgeone.dev/forgeone/engines/meter"
 	"forgeone.dev/forgeone/engines/wazero"
 	"forgeone.dev/forgeone/engines/worker"
 )
@@ -36,7 +37,8 @@ const lieEnv = "WORKER_TEST_LIE"
 
 // roles are what this program may be as a worker.
 var roles = map[string]func() error{
-	"wazero": func() error { return worker.Serve(wazero.New, false) },
+	"bare":    func() error { return worker.Serve(newInProcess, engineName != "wazero") },
+	"metered": func() error { return worker.Serve(newMetered, engineName != "wazero") },
 	// An engine that cannot interrupt.
 	"stubborn": func() error {
 		return worker.Serve(func() (engines.WasmEngine, error) {
@@ -60,6 +62,15 @@ var roles = map[string]func() error{
 	},
 	"liar": func() error { return worker.ServeLies(wazero.New, lies[os.Getenv(lieEnv)].lie) },
 	"mute": func() error { return nil },
+}
+
+// newMetered is the engine as cmd/forgeone-engine serves it.
+func newMetered() (engines.WasmEngine, error) {
+	e, err := newInProcess()
+	if err != nil {
+		return nil, err
+	}
+	return meter.Wrap(e, meter.Limits{}), nil
 }
 
 type stubborn struct{ engines.WasmEngine }
@@ -584,6 +595,7 @@ func TestRecycling(t *testing.T) {
 		"instances": func(c *worker.Config) { c.MaxInstances = 3 },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			cfg := config(t)
 			cfg.HealthEvery = 20 * time.Millisecond
 			if limit(&cfg); cfg.MaxRSS == 1 && !knowsMemory {
@@ -738,6 +750,7 @@ var lies = map[string]struct {
 func TestLies(t *testing.T) {
 	for name := range lies {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			cfg := role(t, "liar")
 			cfg.Env[lieEnv] = name
 			cfg.Grace = 50 * time.Millisecond
