@@ -34,10 +34,10 @@ const (
 )
 
 // harmless is the size, in bytes, of modules that are compiled in place and not
-// kept. The worst that is known of a compiler is cubic: on wazero a value read in
-// the innermost of many loops takes 12 ms at this size, about what starting a
-// process does, 1.5 s at 6 KB and 43 s at 19 KB.
-const harmless = 1 << 10
+// kept. The worst that is known of a compiler grows with the third power: on
+// wazero, locals that are read in the innermost of many loops take as long at this
+// size as starting a process does, 150 ms at 1 KiB and most of a minute at 10 KiB.
+const harmless = 512
 
 // Config is what the cache and the compiler of one engine may use. It is plain
 // data, so that it can be passed to another process.

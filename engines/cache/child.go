@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"sync"
+	"syscall"
 	"time"
 
 	"forgeone.dev/forgeone/engines"
@@ -49,6 +50,7 @@ func RunCompiler(newEngine func() (engines.WasmEngine, error), in io.Reader, out
 	code, err := serialize(newEngine, wasm, req.Options)
 	var a answer
 	if err != nil {
+		a.OutOfMemory = errors.Is(err, syscall.ENOMEM)
 		a.Error = err.Error()
 		if compile, ok := errors.AsType[*engines.CompileError](err); ok {
 			a.Error = compile.Err.Error() // who asked names the engine

@@ -176,10 +176,11 @@ func (c *Compiler) crash(read, exit error, stderr string) error {
 			return c.outOfMemory()
 		}
 	}
-	if exit == nil {
-		exit = read
+	why := read
+	if errors.Is(read, io.EOF) || errors.Is(read, io.ErrUnexpectedEOF) {
+		why = cmp.Or(exit, read) // else it was killed for what it sent
 	}
-	return fmt.Errorf("the compiler failed on this module (%w): %s", exit, cmp.Or(strings.TrimSpace(stderr), "it left no message"))
+	return fmt.Errorf("the compiler failed on this module (%w): %s", why, cmp.Or(stderr, "it left no message"))
 }
 
 // outOfMemoryWords are what the runtimes of Go, Rust and C++ say when the system
@@ -219,12 +220,14 @@ func readHeader(r io.Reader) ([]byte, error) {
 }
 
 // tail keeps the end of what is written to it.
-type tail struct{ bytes.Buffer }
+type tail struct{ b bytes.Buffer } // not embedded: its ReadFrom would keep all
 
 func (t *tail) Write(p []byte) (int, error) {
 	n := len(p)
 	p = p[max(0, n-keptStderr):]
-	t.Next(max(0, t.Len()+len(p)-keptStderr))
-	_, _ = t.Buffer.Write(p) // it does not fail
+	t.b.Next(max(0, t.b.Len()+len(p)-keptStderr))
+	_, _ = t.b.Write(p) // it does not fail
 	return n, nil
 }
+
+func (t *tail) String() string { return strings.TrimSpace(t.b.String()) }

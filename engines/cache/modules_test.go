@@ -62,7 +62,7 @@ func body(locals int, code []byte) []byte {
 
 func TestModulesAreBeyondHarmless(t *testing.T) {
 	for _, m := range [][]byte{plain(1), slow(300), large(1000)} {
-		if len(m) <= 1024 {
+		if len(m) <= 512 {
 			t.Errorf("a module of %d bytes is compiled in place", len(m))
 		}
 	}
