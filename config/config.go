@@ -55,6 +55,7 @@ type Kernel struct {
 	Socket        string // of the control API
 	Enforcement   zta.Mode
 	RootPublicKey string // minisign; empty if there is none
+	IdleMemory    uint64 // bytes of all idle instances together; 0 for the host's default
 }
 
 // Engine is a WASM engine that plugins may use.

@@ -147,6 +147,7 @@ kernel {
   state_dir       = "state"
   enforcement     = "permissive"
   root_public_key = file("keys/root.pub")
+  idle_memory     = "32MiB"
 }
 engine "wazero" {}
 engine "wasmer" {
@@ -210,6 +211,22 @@ plugin "p" {
     timeout = "2s"
   }
 }
+plugin "pooled" {
+  wasm        = "p.wasm"
+  trust_level = "limited"
+  pool {
+    min_idle     = 2
+    max_idle     = 3
+    idle_timeout = "10s"
+  }
+}
+plugin "unpooled" {
+  wasm        = "p.wasm"
+  trust_level = "limited"
+  pool {
+    max_idle = 0
+  }
+}
 plugin "n" {
   native      = "bin/n"
   sha256      = "`+sum("native")+`"
@@ -223,7 +240,7 @@ plugin "n" {
 `)
 	equal(t, "kernel", c.Kernel, Kernel{
 		Name: "edge-1", StateDir: filepath.Join(d, "state"), Socket: filepath.Join(d, "state", "control.sock"),
-		Enforcement: zta.Permissive, RootPublicKey: "root key",
+		Enforcement: zta.Permissive, RootPublicKey: "root key", IdleMemory: 32 << 20,
 	})
 	equal(t, "engines", c.Engines, []Engine{{Name: "wasmer", Default: true}, {Name: "wazero"}})
 	c.Audit.Clock = nil
@@ -235,7 +252,7 @@ plugin "n" {
 	equal(t, "identities", c.Identities, map[string]zta.IdentitySpec{batch.ID: batch})
 	origin := filepath.Join(d, "config.hcl")
 	equal(t, "policies", c.Policies, []zta.Policy{{
-		Name: "inbox", Origin: origin + ":24",
+		Name: "inbox", Origin: origin + ":25",
 		Syscalls: []string{"read_file", "kv_*"}, Plugins: []string{"p*"}, Groups: []string{"batch"},
 		Identities: []string{"spiffe://acme/*"}, Resources: []string{"file:///data/**"},
 		MinTrustLevel: capability.Limited, MinTrustScore: 0.25,
@@ -259,13 +276,21 @@ plugin "n" {
 	}
 	equal(t, "plugins", c.Plugins, []host.PluginConfig{{
 		Name: "p", Version: "1.en", WasmModule: filepath.Join(d, "p.wasm"), SHA256: sum("module"), Signature: []byte{},
-		Engine: "wasmer", Identity: batch, TrustLevel: capability.Standard, State: host.StateKeep, Origin: origin + ":43",
+		Engine: "wasmer", Identity: batch, TrustLevel: capability.Standard, State: host.StateKeep, Origin: origin + ":44",
 		Mounts: []host.Mount{{Guest: "/data", Host: filepath.Join(d, "in"), ReadOnly: true}, {Guest: "/out", Host: filepath.Join(d, "in")}},
 		Limits: host.Limits{Memory: 64 << 20, Timeout: 2 * time.Second},
 	}, {
+		Name: "pooled", WasmModule: filepath.Join(d, "p.wasm"), Signature: []byte{}, Autostart: true, Origin: origin + ":71",
+		Identity: zta.IdentitySpec{ID: "plugin:pooled", Vector: zta.Unverified}, TrustLevel: capability.Limited,
+		Pool: host.Pool{MinIdle: 2, MaxIdle: 3, IdleTimeout: 10 * time.Second},
+	}, {
+		Name: "unpooled", WasmModule: filepath.Join(d, "p.wasm"), Signature: []byte{}, Autostart: true, Origin: origin + ":80",
+		Identity: zta.IdentitySpec{ID: "plugin:unpooled", Vector: zta.Unverified}, TrustLevel: capability.Limited,
+		Pool: host.Pool{MaxIdle: host.NoIdle},
+	}, {
 		Name: "n", NativeLibrary: filepath.Join(d, "bin", "n"), SHA256: sum("native"), Signature: []byte{},
 		Identity: zta.IdentitySpec{ID: "plugin:n", Vector: zta.Unverified}, TrustLevel: capability.Quarantined,
-		Sandbox: host.SandboxNone, Autostart: true, Origin: origin + ":70",
+		Sandbox: host.SandboxNone, Autostart: true, Origin: origin + ":87",
 		Limits: host.Limits{Timeout: host.NoTimeout, Instances: 2},
 	}})
 
@@ -335,6 +360,10 @@ func TestRefused(t *testing.T) {
 		"file that is a folder":  {"identity \"i\" {\n  trust_vector = file(\".\")\n}\n", 11, []string{"is a directory"}},
 		"plugin with a bad name": {"plugin \"a/b\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n}\n", 10, []string{"cannot name a plugin"}},
 		"kept state in parallel": {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  state = \"keep\"\n  limits {\n    instances = 2\n  }\n}\n", 15, []string{"one instance"}},
+		"kept state in a pool":   {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  state = \"keep\"\n  pool {}\n}\n", 14, []string{"one instance"}},
+		"native in a pool":       {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sandbox = \"none\"\n  sha256 = \"" + sum("module") + "\"\n  pool {}\n}\n", 15, []string{"one process"}},
+		"more idle than may be":  {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  pool {\n    max_idle = 0\n    min_idle = 1\n  }\n}\n", 15, []string{"min_idle is 1, pool.max_idle 0"}},
+		"idle below zero":        {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  pool {\n    min_idle = -1\n  }\n}\n", 14, []string{"from 0 to"}},
 		"native unpinned":        {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sandbox = \"none\"\n}\n", 10, []string{"sha256 is missing"}},
 		"native without a jail":  {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sha256 = \"" + sum("module") + "\"\n}\n", 10, []string{"sandbox is missing", "not built yet"}},
 		"two artifacts":          {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  native = \"p.wasm\"\n  trust_level = \"core\"\n}\n", 10, []string{"two artifacts"}},

@@ -39,17 +39,17 @@ func texts(items []item) []string {
 	return out
 }
 
-// whole is a whole number from 1 to most.
-func whole[T int | uint64](most int64) kind[T] {
-	const what = "a whole number from 1"
+// whole is a whole number from least to most.
+func whole[T int | uint64](least, most int64) kind[T] {
+	what := fmt.Sprintf("a whole number from %d", least)
 	return kind[T]{what, func(d *decoder, e hclsyntax.Expression) (T, bool) {
 		v, ok := d.value(e, cty.Number, what)
 		if !ok {
 			return 0, false
 		}
 		n, exact := v.AsBigFloat().Int64()
-		if exact != big.Exact || n < 1 || n > most {
-			d.fail(e.Range(), "a number out of range", fmt.Sprintf("want a whole number from 1 to %d", most))
+		if exact != big.Exact || n < least || n > most {
+			d.fail(e.Range(), "a number out of range", fmt.Sprintf("want %s to %d", what, most))
 			return 0, false
 		}
 		return T(n), true
@@ -62,8 +62,9 @@ var (
 		v, ok := d.value(e, cty.Bool, "true or false")
 		return ok && v.True(), ok
 	}}
-	count    = whole[int](math.MaxInt32)
-	fuel     = whole[uint64](math.MaxInt64)
+	count    = whole[int](1, math.MaxInt32)
+	anyCount = whole[int](0, math.MaxInt32)
+	fuel     = whole[uint64](1, math.MaxInt64)
 	fraction = kind[float64]{"a number from 0 to 1", func(d *decoder, e hclsyntax.Expression) (float64, bool) {
 		v, ok := d.value(e, cty.Number, "a number from 0 to 1")
 		if !ok {

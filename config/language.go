@@ -24,6 +24,7 @@ type (
 		header
 		name, stateDir, socket, rootPublicKey opt[string]
 		enforcement                           opt[zta.Mode]
+		idleMemory                            opt[uint64]
 	}
 	engineBlock struct {
 		header
@@ -70,6 +71,7 @@ type (
 		capabilities                                               []*capabilitiesBlock
 		mounts                                                     []*mountBlock
 		limits                                                     []*limitsBlock
+		pool                                                       []*poolBlock
 	}
 	capabilitiesBlock struct {
 		header
@@ -87,6 +89,11 @@ type (
 		timeout   opt[time.Duration]
 		fuel      opt[uint64]
 		instances opt[int]
+	}
+	poolBlock struct {
+		header
+		minIdle, maxIdle opt[int]
+		idleTimeout      opt[time.Duration]
 	}
 )
 
@@ -121,6 +128,8 @@ func kernelLanguage() block {
 				word[zta.Mode]{text: "permissive", value: zta.Permissive},
 			), "what a violation does: enforce denies the call; audit lets it proceed, on record as blocked, and counts it in the plugin's history; permissive does not count it either",
 				func(b *kernelBlock) *opt[zta.Mode] { return &b.enforcement }, standard("enforce")),
+			field("idle_memory", size, "memory that the idle instances of all plugins may have together; what is beyond it does not wait for a call",
+				func(b *kernelBlock) *opt[uint64] { return &b.idleMemory }, standard("1GiB")),
 			field("root_public_key", text, "minisign public key that signs the artifacts of identities with the root trust vector",
 				func(b *kernelBlock) *opt[string] { return &b.rootPublicKey }),
 		},
@@ -262,7 +271,7 @@ func pluginLanguage() block {
 			field("state", choice(
 				word[host.State]{text: "pristine", value: host.StatePristine},
 				word[host.State]{text: "keep", value: host.StateKeep},
-			), "of a WASM plugin: pristine gives each call an instance of its own, keep lets one instance serve all calls, one after the other",
+			), "of a WASM plugin: pristine gives each call an instance of its own, as initialisation left it; keep lets one instance serve all calls, one after the other",
 				func(b *pluginBlock) *opt[host.State] { return &b.state }, standard("pristine for forge/1, keep for plain exports")),
 			field("sandbox", choice(
 				word[host.Sandbox]{text: "none", value: host.SandboxNone},
@@ -300,6 +309,15 @@ func pluginLanguage() block {
 					field("timeout", timeout, "time that a call may take", func(b *limitsBlock) *opt[time.Duration] { return &b.timeout }, standard("30s")),
 					field("fuel", fuel, "instructions that a call of a WASM plugin may take; a length of memory costs a unit for 8 bytes", func(b *limitsBlock) *opt[uint64] { return &b.fuel }, standard("no limit")),
 					field("instances", count, "calls at the same time", func(b *limitsBlock) *opt[int] { return &b.instances }, standard("4 for pristine, 1 for kept state, 64 for native")),
+				},
+			},
+			{
+				name: "pool", add: into(func(b *pluginBlock) *[]*poolBlock { return &b.pool }),
+				doc: "Instances of a pristine plugin that wait for a call. One that served a call is put back to how initialisation left it first, where the engine can; what cannot be put back does not wait.",
+				options: []option{
+					field("min_idle", anyCount, "instances that are made ahead", func(b *poolBlock) *opt[int] { return &b.minIdle }, standard("0")),
+					field("max_idle", anyCount, "instances that wait at most; 0 makes a new one for each call", func(b *poolBlock) *opt[int] { return &b.maxIdle }, standard("limits.instances, or min_idle if that is more")),
+					field("idle_timeout", duration, "time after which one that waits above min_idle is closed", func(b *poolBlock) *opt[time.Duration] { return &b.idleTimeout }, standard("1m")),
 				},
 			},
 		},

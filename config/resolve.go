@@ -57,7 +57,7 @@ func (r *resolver) kernel() {
 	}
 	k := Kernel{
 		Name: b.name.value, StateDir: b.stateDir.value, Socket: b.socketPath(),
-		Enforcement: b.enforcement.value, RootPublicKey: b.rootPublicKey.value,
+		Enforcement: b.enforcement.value, RootPublicKey: b.rootPublicKey.value, IdleMemory: b.idleMemory.value,
 	}
 	r.out.Kernel = k
 }
@@ -173,12 +173,27 @@ func (r *resolver) plugin(b *pluginBlock) {
 	}
 	l := first(b.limits)
 	p.Limits = host.Limits{Memory: l.memory.value, Timeout: l.timeout.value, Fuel: l.fuel.value, Instances: l.instances.value}
+	p.Pool = r.pool(b)
 	r.out.Plugins = append(r.out.Plugins, p)
+}
+
+// pool is which instances of a plugin wait for calls.
+func (r *resolver) pool(b *pluginBlock) host.Pool {
+	o := first(b.pool)
+	p := host.Pool{MinIdle: o.minIdle.value, MaxIdle: o.maxIdle.value, IdleTimeout: o.idleTimeout.value}
+	if o.maxIdle.ok && p.MinIdle > p.MaxIdle {
+		r.fail(o.minIdle.at, fmt.Sprintf("pool.min_idle is %d, pool.max_idle %d", p.MinIdle, p.MaxIdle), "want at most max_idle")
+	}
+	if o.maxIdle.ok && p.MaxIdle == 0 {
+		p.MaxIdle = host.NoIdle
+	}
+	return p
 }
 
 // kindOfPlugin checks what a WASM plugin and a native one may each have.
 func (r *resolver) kindOfPlugin(b *pluginBlock) {
 	l := first(b.limits)
+	pooled := len(b.pool) > 0
 	refuse := func(given bool, at hcl.Range, option, why string) {
 		if given {
 			r.fail(at, fmt.Sprintf("%s is not for this plugin", option), why)
@@ -199,8 +214,10 @@ func (r *resolver) kindOfPlugin(b *pluginBlock) {
 		refuse(b.engine.given, b.engine.at, "engine", "a native plugin runs on none")
 		refuse(l.memory.given, l.memory.at, "limits.memory", "it is not built yet for native plugins")
 		refuse(l.fuel.given, l.fuel.at, "limits.fuel", "the instructions of a process are not counted: use limits.timeout")
+		refuse(pooled, first(b.pool).at, "pool", "a native plugin has one process")
 	case b.wasm.given:
 		refuse(b.sandbox.given, b.sandbox.at, "sandbox", "a WASM plugin is always sandboxed")
+		refuse(b.state.value == host.StateKeep && pooled, first(b.pool).at, "pool", `with state = "keep" one instance serves all calls`)
 		refuse(b.state.value == host.StateKeep && l.instances.value > 1, l.instances.at, "limits.instances", `with state = "keep" one instance serves all calls: leave it out, or write 1`)
 	default:
 		r.fail(b.at, fmt.Sprintf("plugin %q has no artifact", b.label), "set wasm or native to its path")
