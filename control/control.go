@@ -111,8 +111,16 @@ type Plugin struct {
 	Container    string       `json:"container,omitempty"`
 	PID          int          `json:"pid,omitempty"`
 	Functions    []string     `json:"functions,omitempty"`
+	Pool         *Pool        `json:"pool,omitempty"` // of a pristine WASM plugin that runs
 	Calls        uint64       `json:"calls"`
 	Loaded       time.Time    `json:"loaded"`
+}
+
+// Pool says where the instances of a pristine WASM plugin come from.
+type Pool struct {
+	Image   uint64 `json:"image,omitempty"`    // bytes of memory of the image that they begin as
+	NoImage string `json:"no_image,omitempty"` // why each is started anew
+	Idle    int    `json:"idle"`               // that wait for a call
 }
 
 // Identity is who a plugin was verified to be.
@@ -147,8 +155,15 @@ func ViewPlugin(p host.Plugin) Plugin {
 		Capabilities: Grant(p.Capabilities),
 		TrustLevel:   p.TrustLevel.String(), Level: p.Level.String(), Score: p.Score, Integrity: p.Integrity,
 		Status:    PluginStatus{Phase: string(p.Status.Phase), Reason: p.Status.Reason, Case: p.Status.Case},
-		Container: p.Container, PID: p.PID, Functions: p.Functions, Calls: p.Calls, Loaded: p.LoadTime,
+		Container: p.Container, PID: p.PID, Functions: p.Functions, Pool: viewPool(p.Pool), Calls: p.Calls, Loaded: p.LoadTime,
 	}
+}
+
+func viewPool(s *host.PoolStatus) *Pool {
+	if s == nil {
+		return nil
+	}
+	return &Pool{Image: s.Image, NoImage: s.Reason, Idle: s.Idle}
 }
 
 func viewIdentity(id zta.Identity) Identity {

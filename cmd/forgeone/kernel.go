@@ -89,6 +89,7 @@ func openKernel(cfg *config.Config, logger hclog.Logger) (_ *kernel, err error) 
 	opts := []host.Option{
 		host.WithLog(k.log), host.WithState(k.db), host.WithSyscalls(registry), host.WithLogger(logger),
 		host.WithPolicies(cfg.Kernel.Enforcement, cfg.Policies...), host.WithRootKey(cfg.Kernel.RootPublicKey),
+		host.WithIdleMemory(cfg.Kernel.IdleMemory),
 	}
 	engines, err := enginesOf(cfg, logger.Named("engine"))
 	if err != nil {

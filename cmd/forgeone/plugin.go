@@ -127,10 +127,21 @@ func printPlugin(p *printer, x control.Plugin) {
 	p.row("resources", list(x.Capabilities.Resources))
 	p.row("apis", list(x.Capabilities.APIs))
 	p.row("functions", dash(strings.Join(x.Functions, " ")))
+	if x.Pool != nil {
+		p.row("instances", poolText(x.Pool))
+	}
 	p.row("calls", x.Calls)
 	p.row("container", dash(x.Container))
 	if x.PID != 0 {
 		p.row("process", x.PID)
 	}
 	p.row("loaded", stamp(x.Loaded))
+}
+
+// poolText says where the instances of a pristine plugin come from.
+func poolText(s *control.Pool) string {
+	if s.NoImage != "" {
+		return "started anew for each call: " + s.NoImage
+	}
+	return fmt.Sprintf("from an image of %d KiB for each call, %d idle", s.Image>>10, s.Idle)
 }

@@ -139,6 +139,7 @@ func fixed(cur, next *config.Config) error {
 	note("kernel.state_dir", cur.Kernel.StateDir == next.Kernel.StateDir)
 	note("kernel.socket", cur.Kernel.Socket == next.Kernel.Socket)
 	note("kernel.root_public_key", cur.Kernel.RootPublicKey == next.Kernel.RootPublicKey)
+	note("kernel.idle_memory", cur.Kernel.IdleMemory == next.Kernel.IdleMemory)
 	note("engine", reflect.DeepEqual(cur.Engines, next.Engines))
 	note("audit", reflect.DeepEqual(cur.Audit, next.Audit))
 	if len(changed) == 0 {
