@@ -11,12 +11,11 @@ import (
 // Instructions are charged by segment, where it begins. In deadline mode a
 // segment is a function or a loop without the loops inside: no path through it
 // is longer than its cost until a loop or function is entered. In fuel mode
-// what enters a segment runs to its end, traps, or leaves the loop or the
-// function, and is given back what the rest costs. A segment need not be in one
-// piece: it goes on after an if that it meets, whose arms have their own. No call
-// fails for want of what it would be given back: that is not looked for before
-// the charge, and the counter, which may be below zero then, is not looked at
-// before it is settled.
+// what enters a segment runs to its end, traps, or leaves a loop, and is given
+// back what the rest costs. A segment need not be in one piece: it goes on after
+// an if, whose arms have their own. No call fails for want of what it would be
+// given back: the check before the charge leaves that out, and until it is
+// settled, the counter, which may be below zero, is not looked at.
 //
 // A loop becomes two:
 //
@@ -70,9 +69,9 @@ type frame struct {
 	targeted  bool   // there is a branch to it
 	carries   bool   // values go with a branch to it
 	// Of a loop:
-	turns int    // to be written, this one included
-	body  int    // where it is in the function
-	same  []byte // the type of a block that keeps its parameters
+	turns  int    // to be written, this one included
+	body   int    // where it is in the function
+	same   []byte // the type of a block that keeps its parameters
 	exits  []exit
 	room   uint32 // for exits
 	yields bool   // it has results
@@ -216,7 +215,7 @@ func (f *function) add(r *reader, in *instr) {
 		}
 		f.branched(true)
 	case opReturn:
-		f.giveBack(0, true)
+		f.giveBack(0, f.top().loop >= 0)
 		f.leave()
 		f.branched(true)
 	case opUnreachable:
@@ -289,7 +288,7 @@ func (f *function) branch(r *reader, in *instr) {
 	)
 	switch {
 	case always:
-		f.giveBack(f.endOf(i), i == 0 || i < loop)
+		f.giveBack(f.endOf(i), i < loop)
 	case i < loop && f.frames[loop].roomy() && !f.frames[i].carries:
 		to = f.addExit(&f.frames[loop], to, f.endOf(i))
 	case i == loop && i == len(f.frames)-1 && f.nextTurn(r):

@@ -9,8 +9,6 @@ import (
 type segment struct {
 	cost    int64
 	certain int64 // the part of it that no exit gives back
-	pay     bool  // it is charged by a markPay
-	folded  bool  // it is charged where it ends, and not where it begins
 }
 
 // span is code that is charged by one segment after the other, up to the end of
@@ -46,7 +44,6 @@ type mark struct {
 	kind markKind
 	room uint32    // exits that a markHead is inside of
 	back []prepaid // what a markBack gives back
-	fold bool      // less the cost of seg
 }
 
 // markBytes is about how many bytes the code at a mark takes.
@@ -75,7 +72,7 @@ func (f *function) charge(label uint32, kind markKind) {
 }
 
 func (f *function) begin(kind markKind) int {
-	f.segs = append(f.segs, segment{certain: math.MaxInt64, pay: kind == markPay})
+	f.segs = append(f.segs, segment{certain: math.MaxInt64})
 	f.seg = len(f.segs) - 1
 	f.mark(mark{kind: kind})
 	f.prev = instr{}
@@ -126,8 +123,8 @@ func (f *function) watch() {
 
 // part comes before a branch to the label of a block: what comes before the end
 // of that is no part of the segments that began before. Those that end with the
-// block or inside end here; or they go on, if they can be given back where the
-// branch leaves a loop or the function.
+// block or inside end here; or they go on, if the branch leaves a loop, and can
+// be given back.
 func (f *function) part(label uint32, leaves bool) (back []prepaid) {
 	if !f.plan.Fuel || f.lined || f.dead {
 		return nil
@@ -151,17 +148,11 @@ func (f *function) part(label uint32, leaves bool) (back []prepaid) {
 	return back
 }
 
-// giveBack comes before an unconditional branch. A segment that only leads here
-// is charged here.
+// giveBack comes before an unconditional branch.
 func (f *function) giveBack(label uint32, leaves bool) {
-	seg := &f.segs[f.seg]
-	alone := seg.pay && seg.certain == math.MaxInt64
-	back := f.part(label, leaves)
-	if len(back) == 0 {
-		return
+	if back := f.part(label, leaves); len(back) > 0 {
+		f.mark(mark{kind: markBack, back: back})
 	}
-	seg.folded = alone && back[0].seg == f.seg
-	f.mark(mark{kind: markBack, back: back, fold: seg.folded})
 }
 
 // spliced is the output with the charging code in its places.
@@ -186,14 +177,8 @@ func (f *function) charged(c code, m *mark) code {
 	switch m.kind {
 	case markEntry:
 		c = f.reload(c)
-	case markPay:
-		if seg.folded {
-			cost = 0
-		}
 	case markBack:
-		if !m.fold {
-			cost = 0
-		}
+		cost = 0
 		for _, p := range m.back {
 			cost -= f.segs[p.seg].cost - p.due
 		}
@@ -208,8 +193,12 @@ func (f *function) charged(c code, m *mark) code {
 		c = f.left(c).i64(need).op(i64LtS).block(opIf)
 		c = f.setLeft(f.left(c.globalGet(f.id())).i64(need).call(f.grant())).end()
 	}
-	if m.kind != markRefill {
+	switch {
+	case m.kind == markRefill:
+	case cost > 0:
 		c = f.setLeft(f.left(c).i64(cost).op(i64Sub))
+	default:
+		c = f.setLeft(f.left(c).i64(-cost).op(i64Add))
 	}
 	return c
 }
