@@ -39,7 +39,8 @@ type module struct {
 	imported  int      // functions
 	tables    []table
 	memories  int
-	pages     uint32 // of the memory defined, to begin with
+	pages     uint32  // of the memory defined, to begin with
+	memory    *string // a name that it is exported by, nil if it is not
 	globals   []global
 	foreign   string // what is imported and not a function, "" if nothing is
 	exports   int
@@ -72,7 +73,7 @@ type table struct {
 
 type global struct {
 	engines.GlobalType
-	imported bool
+	export *string // a name that it is exported by, nil if it is not
 }
 
 // reserved begins the names by which host and rewritten module know each other.
@@ -222,7 +223,7 @@ func (m *module) readImport(r *reader, _ int) {
 		r.limits()
 		m.memories++
 	case engines.KindGlobal:
-		m.globals = append(m.globals, global{globalType(r), true})
+		m.globals = append(m.globals, global{GlobalType: globalType(r)})
 	default:
 		r.failf("import %s.%s is of unknown kind %d", from, name, kind)
 	}
@@ -271,8 +272,11 @@ func (m *module) readExport(r *reader, _ int) {
 		r.index(len(m.tables), what)
 	case engines.KindMemory:
 		r.index(m.memories, what)
+		m.memory = &name
 	case engines.KindGlobal:
-		r.index(len(m.globals), what)
+		if index := r.index(len(m.globals), what); r.err == nil {
+			m.globals[index].export = &name
+		}
 	default:
 		r.failf("export %q is of unknown kind %d", name, kind)
 	}

@@ -28,7 +28,7 @@ const (
 	exportStart   = reserved + "/start"
 	exportMemory  = reserved + "/memory"
 	exportChanged = reserved + "/changed"
-	exportGlobal  = reserved + "/global/" // and its number among those captured
+	exportGlobal  = reserved + "/global/" // and its index
 )
 
 // grantType is the type of the import: the instance's id, what is left of its
@@ -291,11 +291,13 @@ func (w *rewriter) addExports(v *vector) {
 	if !w.captured() {
 		return
 	}
-	if w.layout.memory {
+	if w.memories > 0 && w.memory == nil {
 		add(exportMemory, engines.KindMemory, 0)
 	}
-	for n, index := range w.layout.globals {
-		add(globalName(n), engines.KindGlobal, index)
+	for i, g := range w.globals {
+		if g.captured() && g.export == nil {
+			add(globalName(i), engines.KindGlobal, uint32(i))
+		}
 	}
 	if w.layout.changes {
 		add(exportChanged, engines.KindGlobal, w.change())

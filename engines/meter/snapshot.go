@@ -27,8 +27,7 @@ type snapshot struct {
 
 // state is what of an instance is captured.
 type state struct {
-	memory  engines.Memory
-	mapper  engines.MemoryMapper // nil if the engine maps no files
+	memory  *memory // nil if there is none
 	globals []engines.Global
 	changed engines.Global // nil if nothing else can change
 }
@@ -36,12 +35,11 @@ type state struct {
 // stateOf finds the state of an inner instance.
 func (l *layout) stateOf(inner engines.Instance) *state {
 	s := &state{globals: make([]engines.Global, len(l.globals))}
-	if l.memory {
-		s.memory = inner.Memory(exportMemory)
-		s.mapper, _ = inner.(engines.MemoryMapper)
+	if l.memory != nil {
+		s.memory = l.memoryOf(inner)
 	}
-	for n := range s.globals {
-		s.globals[n] = inner.Global(globalName(n))
+	for n, name := range l.globals {
+		s.globals[n] = inner.Global(name)
 	}
 	if l.changes {
 		s.changed = inner.Global(exportChanged)
@@ -56,8 +54,7 @@ func (c *compiled) initialize(inner engines.Instance) error {
 		return nil
 	}
 	if c.initial != nil {
-		mapper, _ := inner.(engines.MemoryMapper)
-		if err := c.initial.lay(inner.Memory(exportMemory), mapper); err != nil {
+		if err := c.initial.lay(c.layout.memoryOf(inner)); err != nil {
 			return fmt.Errorf("%s: data segments: %w", c.engine.Info().Name, err)
 		}
 	}
@@ -146,7 +143,7 @@ func (s *snapshot) Instantiate(ctx context.Context, imports engines.Imports) (en
 	}
 	i.state, i.origin = s.compiled.layout.stateOf(i.Instance), s
 	if s.image.size > 0 {
-		err = s.image.lay(i.state.memory, i.state.mapper)
+		err = s.image.lay(i.state.memory)
 	}
 	if err == nil {
 		err = errors.Join(s.setGlobals(i.state), i.count())
@@ -181,7 +178,7 @@ func (s *snapshot) Restore(inst engines.Instance) bool {
 	if st.changed != nil && st.changed.Get() != 0 {
 		return false
 	}
-	if st.memory != nil && (st.memory.Size() != s.image.size || s.image.size > 0 && !s.image.relay(st.memory, st.mapper)) {
+	if st.memory != nil && (st.memory.Size() != s.image.size || s.image.size > 0 && !s.image.relay(st.memory)) {
 		return false
 	}
 	if s.setGlobals(st) != nil {

@@ -8,6 +8,20 @@ import (
 	"forgeone.dev/forgeone/engines"
 )
 
+// memory is that of an instance.
+type memory struct {
+	engines.Memory
+	name   string               // that it is exported by
+	mapper engines.MemoryMapper // nil if the engine maps no files
+}
+
+// memoryOf is the memory of an inner instance.
+func (l *layout) memoryOf(inner engines.Instance) *memory {
+	m := &memory{Memory: inner.Memory(*l.memory), name: *l.memory}
+	m.mapper, _ = inner.(engines.MemoryMapper)
+	return m
+}
+
 // image is what a memory holds: runs, or a file that is mapped.
 type image struct {
 	size uint64 // of the memory
@@ -102,14 +116,14 @@ func (im *image) put(offset uint64, b []byte) error {
 }
 
 // lay makes a memory that is as it was instantiated hold the image.
-func (im *image) lay(mem engines.Memory, mapper engines.MemoryMapper) error {
+func (im *image) lay(mem *memory) error {
 	if size := mem.Size(); size < im.size {
 		if _, ok := mem.Grow(uint32((im.size - size) / engines.PageSize)); !ok {
 			return fmt.Errorf("the engine cannot grow a memory from %d to %d bytes", size, im.size)
 		}
 	}
 	if im.file != nil {
-		return mapper.MapMemory(exportMemory, im.file, im.size)
+		return mem.mapper.MapMemory(mem.name, im.file, im.size)
 	}
 	for _, r := range im.runs {
 		if !mem.Write(r.offset, r.bytes) {
@@ -120,9 +134,9 @@ func (im *image) lay(mem engines.Memory, mapper engines.MemoryMapper) error {
 }
 
 // relay makes a memory that the image was laid into hold it again.
-func (im *image) relay(mem engines.Memory, mapper engines.MemoryMapper) bool {
+func (im *image) relay(mem *memory) bool {
 	if im.file != nil {
-		return mapper.ResetMemory(exportMemory) == nil
+		return mem.mapper.ResetMemory(mem.name) == nil
 	}
 	zeros := make([]byte, min(im.size, engines.PageSize))
 	clean := func(from, to uint64) bool {

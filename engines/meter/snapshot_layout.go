@@ -11,9 +11,9 @@ import (
 // it does not list cannot have changed since instantiation, unless the instance
 // says so by the global exportChanged.
 type layout struct {
-	refusal string // why instances cannot be captured; then the rest is zero
-	memory  bool
-	globals []uint32 // indices of the globals of its own that numbers are assigned to
+	refusal string   // why instances cannot be captured; then the rest is zero
+	memory  *string  // what it is exported by, nil if there is none
+	globals []string // what those are exported by that numbers are assigned to
 	changes bool     // there is code that changes what cannot be captured
 	size    uint64   // of the memory to begin with
 	data    []run    // of the active segments, which the host writes
@@ -30,16 +30,28 @@ func (m *module) layout() *layout {
 			return &layout{refusal: fmt.Sprintf("data segment %d of the module is placed by something else than a constant", i)}
 		}
 	}
-	l := &layout{memory: m.memories > 0, size: uint64(m.pages) * engines.PageSize}
+	l := &layout{size: uint64(m.pages) * engines.PageSize, memory: m.memory}
+	if m.memories > 0 && m.memory == nil {
+		name := exportMemory
+		l.memory = &name
+	}
 	for i, g := range m.globals {
-		if g.Mutable && numeric(g.Value) {
-			l.globals = append(l.globals, uint32(i))
+		if !g.captured() {
+			continue
 		}
+		name := globalName(i)
+		if g.export != nil {
+			name = *g.export
+		}
+		l.globals = append(l.globals, name)
 	}
 	runs, ok := m.runs(l.size)
 	l.data, l.beyond = runs, !ok
 	return l
 }
+
+// captured reports whether numbers are assigned to the global.
+func (g *global) captured() bool { return g.Mutable && numeric(g.Value) }
 
 // numeric reports whether values of the type cross the host boundary as one
 // word, on any engine and for any length of time.
@@ -51,8 +63,8 @@ func numeric(t engines.ValueType) bool {
 	return false
 }
 
-// globalName is what the n-th global of a layout is exported as.
-func globalName(n int) string { return exportGlobal + strconv.Itoa(n) }
+// globalName is what a global is exported by if the module does not.
+func globalName(index int) string { return exportGlobal + strconv.Itoa(index) }
 
 // plain appends an instruction that is as it was, but for where functions are.
 func (w *rewriter) plain(dst []byte, in *instr) []byte {

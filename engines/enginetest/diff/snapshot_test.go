@@ -8,7 +8,7 @@ import (
 
 // What is made from a snapshot does what the captured instance does.
 func TestSnapshots(t *testing.T) {
-	modules, first := number(t, modulesEnv, 150), number(t, seedEnv, 0)
+	modules, first := number(t, modulesEnv, 60), number(t, seedEnv, 0)
 	for _, s := range subjects(t) {
 		if !s.Metered.Info().Snapshots {
 			t.Logf("enginetest/diff: engine=%s has no snapshots", s.Name)
