@@ -190,8 +190,8 @@ func BenchmarkHarmless(b *testing.B) {
 		wasm []byte
 	}{
 		"in-place/slow-512": {inPlace, slow(47)},
-		"process/1.5KiB":     {compiler, ordinary(100)},
-		"in-place/1.5KiB":    {inPlace, ordinary(100)},
+		"process/1.5KiB":    {compiler, ordinary(100)},
+		"in-place/1.5KiB":   {inPlace, ordinary(100)},
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

@@ -82,7 +82,8 @@ func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileO
 	if err != nil {
 		return nil, err
 	}
-	defer e.code.compiling()()
+	e.code.use.RLock()
+	defer e.code.use.RUnlock()
 	return e.compile(ctx, wasm, opts)
 }
 

@@ -27,81 +27,47 @@ type codeKey = [sha256.Size]byte
 //
 // Its methods are those of wazero's internal/filecache.Cache.
 type codeStore struct {
-	mu       sync.Mutex
-	offers   map[codeKey]*offer // code to be found
-	compiles int                // under way that may find none
-	keeps    bool               // what is compiled
-	key      codeKey            // of code
-	code     []byte             // the last that was compiled
-}
-
-// offer is the code of a module for as long as somebody loads it.
-type offer struct {
-	code  []byte
-	users int
+	// use is held for reading by who compiles, and for writing by who loads:
+	// wazero shows a module that it loads to others before it is complete.
+	use     sync.RWMutex
+	loading bool    // nothing is compiled: there is code, or an error
+	keeps   bool    // what is compiled
+	key     codeKey // of code
+	code    []byte  // to be loaded, or the last that was compiled
 }
 
 var errForeignCode = errors.New("the machine code is not of this module, wazero version and CPU")
 
 // Get has wazero load the code of a key.
 func (s *codeStore) Get(key codeKey) (io.ReadCloser, bool, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if o := s.offers[key]; o != nil {
-		return io.NopCloser(bytes.NewReader(o.code)), true, nil
+	switch {
+	case !s.loading:
+		return nil, false, nil
+	case key != s.key:
+		return nil, false, errForeignCode
 	}
-	if s.compiles == 0 {
-		return nil, false, errForeignCode // what is loaded must not be compiled instead
-	}
-	return nil, false, nil
+	return io.NopCloser(bytes.NewReader(s.code)), true, nil
 }
 
 // Add takes what wazero compiled.
-func (s *codeStore) Add(key codeKey, content io.Reader) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.keeps {
-		return nil
+func (s *codeStore) Add(key codeKey, content io.Reader) (err error) {
+	if s.keeps {
+		s.key = key
+		s.code, err = io.ReadAll(content)
 	}
-	code, err := io.ReadAll(content)
-	s.key, s.code = key, code
 	return err
 }
 
 // Delete is for code of another version of wazero, which is not loaded.
 func (s *codeStore) Delete(codeKey) error { return errForeignCode }
 
-// compiling lets wazero compile until the function it returns is called.
-func (s *codeStore) compiling() (end func()) {
-	add := func(n int) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.compiles += n
-	}
-	add(1)
-	return func() { add(-1) }
-}
-
-// offer has code found until the function it returns is called.
-func (s *codeStore) offer(key codeKey, code []byte) (withdraw func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o := s.offers[key]
-	if o == nil {
-		o = &offer{code: code}
-		if s.offers == nil {
-			s.offers = make(map[codeKey]*offer)
-		}
-		s.offers[key] = o
-	}
-	o.users++
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if o.users--; o.users == 0 {
-			delete(s.offers, key)
-		}
-	}
+// load has wazero find the code while f runs.
+func (s *codeStore) load(key codeKey, code []byte, f func()) {
+	s.use.Lock()
+	defer s.use.Unlock()
+	s.loading, s.key, s.code = true, key, code
+	defer func() { s.loading, s.key, s.code = false, codeKey{}, nil }()
+	f()
 }
 
 // newCache is a compilation cache with the store behind it; false if this version
@@ -131,7 +97,7 @@ func (e *engine) Serialize(ctx context.Context, wasm []byte, opts engines.Compil
 	if e.isClosed() {
 		return nil, engines.ErrClosed
 	}
-	store := codeStore{compiles: 1, keeps: true}
+	store := codeStore{keeps: true}
 	cache, ok := newCache(&store)
 	if !ok {
 		return nil, errNotKept("this version of it has changed how")
@@ -152,8 +118,8 @@ func errNotKept(reason string) error {
 }
 
 // Deserialize implements engines.Serializer.
-func (e *engine) Deserialize(ctx context.Context, wasm, code []byte, opts engines.CompileOptions) (engines.Module, error) {
-	opts, err := accept(ctx, opts)
+func (e *engine) Deserialize(ctx context.Context, wasm, code []byte, opts engines.CompileOptions) (m engines.Module, err error) {
+	opts, err = accept(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -163,8 +129,8 @@ func (e *engine) Deserialize(ctx context.Context, wasm, code []byte, opts engine
 	if len(code) < sha256.Size {
 		return nil, &engines.CompileError{Engine: name, Err: errForeignCode}
 	}
-	defer e.code.offer(codeKey(code), code[sha256.Size:])()
-	return e.compile(ctx, wasm, opts)
+	e.code.load(codeKey(code), code[sha256.Size:], func() { m, err = e.compile(ctx, wasm, opts) })
+	return m, err
 }
 
 func (e *engine) isClosed() bool {
