@@ -8,6 +8,8 @@
 package config
 
 import (
+	"time"
+
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"forgeone.dev/forgeone/audit"
@@ -33,6 +35,7 @@ type Options struct {
 type Config struct {
 	Kernel  Kernel
 	Engines []Engine // the default first; empty means the built-in default
+	Compile Compile
 	// Audit is what the log is opened with. Its Key is secret.
 	Audit      audit.Options
 	Identities map[string]zta.IdentitySpec // those declared
@@ -63,6 +66,14 @@ type Engine struct {
 	Name      string
 	Default   bool // exactly one engine is
 	Isolation Isolation
+}
+
+// Compile is how WASM modules are compiled. A limit of 0 is left to the compiler.
+type Compile struct {
+	Timeout   time.Duration // of one module
+	Memory    uint64        // of one module, in bytes
+	CacheDir  string        // where machine code is kept; empty for nowhere
+	CacheSize uint64        // of what is kept for an engine, in bytes
 }
 
 // Isolation says where an engine runs.

@@ -15,6 +15,7 @@ type (
 		header
 		kernels    []*kernelBlock
 		engines    []*engineBlock
+		compiles   []*compileBlock
 		audits     []*auditBlock
 		identities []*identityBlock
 		policies   []*policyBlock
@@ -30,6 +31,13 @@ type (
 		header
 		standard  opt[bool]
 		isolation opt[Isolation]
+	}
+	compileBlock struct {
+		header
+		cache             opt[bool]
+		cacheDir          opt[string]
+		cacheSize, memory opt[uint64]
+		timeout           opt[time.Duration]
 	}
 	auditBlock struct {
 		header
@@ -102,7 +110,7 @@ func language() *block {
 	return &block{
 		doc: "One file configures one kernel. What is left out is denied, off, or the default given here. " +
 			"Relative paths are relative to the directory of the file.",
-		blocks: []block{kernelLanguage(), engineLanguage(), auditLanguage(), identityLanguage(), policyLanguage(), pluginLanguage()},
+		blocks: []block{kernelLanguage(), engineLanguage(), compileLanguage(), auditLanguage(), identityLanguage(), policyLanguage(), pluginLanguage()},
 		unbuilt: []unbuilt{
 			{"node", "a node of the policy graph: a named group of plugins, identities or resources", "use the lists of a policy"},
 			{"edge", "an edge of the policy graph: what one node may do to another", "use a policy whose lists name both sides"},
@@ -148,6 +156,25 @@ func engineLanguage() block {
 				word[Isolation]{text: "process", value: Process},
 			), "whether the engine runs in the kernel's process or, by forgeone-engine-NAME beside the binary, in one of its own, where its crash is not the kernel's",
 				func(b *engineBlock) *opt[Isolation] { return &b.isolation }, standard("in-process for wazero, process for the others")),
+		},
+	}
+}
+
+func compileLanguage() block {
+	return block{
+		name: "compile", add: into(func(f *file) *[]*compileBlock { return &f.compiles }),
+		doc: "How WASM modules are compiled: each in a process of its own, within limits, unless it is tiny; and what becomes of the machine code.",
+		options: []option{
+			field("timeout", duration, "time that compiling a module may take, after which it does not load",
+				func(b *compileBlock) *opt[time.Duration] { return &b.timeout }, standard("1m")),
+			field("memory", size, "memory that compiling a module may take, beyond which it does not load; outside Linux it holds for wazero alone",
+				func(b *compileBlock) *opt[uint64] { return &b.memory }, standard("2GiB")),
+			field("cache", boolean, "keeps the machine code of modules, authenticated by a key in state_dir, so that a module is compiled once",
+				func(b *compileBlock) *opt[bool] { return &b.cache }, standard("true")),
+			field("cache_dir", anyPath, "where the machine code is kept, in a directory for each engine; made if it is missing, not used if others can write to it",
+				func(b *compileBlock) *opt[string] { return &b.cacheDir }, standard("cache in state_dir")),
+			field("cache_size", size, "of what is kept for an engine; what was used longest ago goes first",
+				func(b *compileBlock) *opt[uint64] { return &b.cacheSize }, standard("1GiB")),
 		},
 	}
 }

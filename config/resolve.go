@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,6 +34,7 @@ type resolver struct {
 func (r *resolver) config() *Config {
 	r.kernel()
 	r.engines()
+	r.compile()
 	r.audit()
 	r.identities()
 	for _, b := range r.file.plugins {
@@ -88,6 +90,24 @@ func (r *resolver) engines() {
 	case len(r.file.engines) > 0 && !unclear:
 		r.fail(r.file.engines[0].at, "no engine is the default", "write default = true in one of them")
 	}
+}
+
+// leastCompileMemory is what a compiler needs before it has seen a module.
+const leastCompileMemory = 128 << 20
+
+func (r *resolver) compile() {
+	b := first(r.file.compiles)
+	c := Compile{Timeout: b.timeout.value, Memory: b.memory.value, CacheDir: b.cacheDir.value, CacheSize: b.cacheSize.value}
+	if b.memory.ok && c.Memory < leastCompileMemory {
+		r.fail(b.memory.at, "compile.memory is too small", fmt.Sprintf("want at least %dMiB", leastCompileMemory>>20))
+	}
+	switch off := b.cache.ok && !b.cache.value; {
+	case off:
+		c.CacheDir = ""
+	case c.CacheDir == "" && r.out.Kernel.StateDir != "":
+		c.CacheDir = filepath.Join(r.out.Kernel.StateDir, "cache")
+	}
+	r.out.Compile = c
 }
 
 func (r *resolver) audit() {
