@@ -184,6 +184,7 @@ func (i *instance) Close() error {
 	}
 	t := i.wire
 	defer t.worker.release()
+	defer t.worker.giveBack(i.module.memoryLimit())
 	select {
 	case <-t.worker.ended:
 		return nil

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -246,8 +247,10 @@ func (m *module) instantiate(ctx context.Context, imports engines.Imports, from 
 	if err != nil {
 		return nil, m.placeError(ctx, err)
 	}
+	w.grant(m.memoryLimit())
 	inst, err := m.instantiateIn(ctx, w, imports, lenders, from)
 	if err != nil {
+		w.giveBack(m.memoryLimit())
 		w.release()
 		return nil, cut(ctx, err)
 	}
@@ -255,6 +258,11 @@ func (m *module) instantiate(ctx context.Context, imports engines.Imports, from 
 		return meteredInstance{inst}, nil
 	}
 	return inst, nil
+}
+
+// memoryLimit is how much memory an instance may have, in bytes.
+func (m *module) memoryLimit() uint64 {
+	return uint64(cmp.Or(m.opts.MemoryLimitPages, engines.PageSize)) * engines.PageSize // there are at most as many pages
 }
 
 // interrupted is the trap of what must not begin because its context is done,

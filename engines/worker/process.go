@@ -27,6 +27,9 @@ const (
 	lostTime = 200 * time.Millisecond
 	// maxIdle is how many connections of closed instances are kept.
 	maxIdle = 16
+	// checkCompiles is after how many modules compiled a worker's memory is
+	// looked at: they may be many before the next time that its health is.
+	checkCompiles = 16
 
 	replacedReason = "its successor serves"
 )
@@ -50,7 +53,9 @@ type worker struct {
 	due       bool // its successor is being started
 	users     int  // instances, and what is under way
 	compiles  int
-	instances int // made
+	instances int    // made
+	granted   uint64 // bytes of memory that instances and snapshots may have
+	peak      uint64 // of granted
 	idle      []*wire
 	wires     map[*wire]struct{}
 	lastWire  uint32
@@ -78,6 +83,9 @@ func (e *engine) launch(ctx context.Context) (_ *worker, err error) {
 	w := &worker{
 		engine: e, proc: proc, started: time.Now(), ended: make(chan struct{}),
 		wires: make(map[*wire]struct{}), compiled: make(map[*module]*compiled), hosts: make(map[hostKey]*binding),
+	}
+	if err := sacrifice(proc.PID()); err != nil {
+		e.cfg.Logger.Warn("a worker is not marked to be ended first when memory runs out", "error", err)
 	}
 	connecting, cancel := context.WithTimeout(ctx, child.DefaultStartTimeout)
 	defer cancel()
@@ -207,11 +215,18 @@ func (w *worker) watch() {
 	}
 }
 
-// recycle has a worker replaced that has reached a limit.
+// recycle has a worker replaced that has reached a limit, and kills one that
+// has more memory than what it holds may need: twice what that was granted, as
+// much may wait to be collected, and twice where it should have been replaced.
 func (w *worker) recycle() {
 	cfg := &w.engine.cfg
 	rss := residentMemory(w.proc.PID())
 	w.mu.Lock()
+	if most := 2*cfg.MaxRSS + 2*w.peak; rss > most {
+		w.mu.Unlock()
+		w.kill(fmt.Sprintf("it holds %d MiB, where %d are the most that what it serves may need", rss>>20, most>>20))
+		return
+	}
 	var reason string
 	switch age := time.Since(w.started); {
 	case w.due || w.retired:
@@ -257,11 +272,11 @@ func (w *worker) retire(reason string) {
 }
 
 // countCompile and countInstance have the worker replaced when it made as many
-// as it may.
+// as it may, or has grown too large meanwhile.
 func (w *worker) countCompile() {
 	w.mu.Lock()
 	w.compiles++
-	over := w.compiles >= w.engine.cfg.MaxCompiles && !w.due
+	over := (w.compiles >= w.engine.cfg.MaxCompiles || w.compiles%checkCompiles == 0) && !w.due
 	w.mu.Unlock()
 	if over {
 		w.recycle()
@@ -278,11 +293,33 @@ func (w *worker) countInstance() {
 	}
 }
 
+// grant counts memory that something in the worker may have, giveBack that it
+// is gone.
+func (w *worker) grant(bytes uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.granted += bytes
+	w.peak = max(w.peak, w.granted)
+}
+
+func (w *worker) giveBack(bytes uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.granted -= bytes
+}
+
 // load is how many instances the worker has.
 func (w *worker) load() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.users
+}
+
+// dying reports whether the process was killed.
+func (w *worker) dying() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.killed != ""
 }
 
 // use counts one more user; an error if the process has ended.

@@ -55,6 +55,7 @@ func (m *module) Snapshot(inst engines.Instance) (engines.Snapshot, error) {
 	if s.size > (math.MaxUint32 + 1) {
 		return nil, t.worker.lost(violation("a snapshot of %d bytes, more than a memory can have", s.size))
 	}
+	s.worker.grant(s.size)
 	return s, nil
 }
 
@@ -132,5 +133,6 @@ func (s *snapshot) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
+	s.worker.giveBack(s.size)
 	return s.worker.tell(opDropSnapshot, s.id)
 }

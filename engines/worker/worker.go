@@ -68,9 +68,12 @@ type Config struct {
 	// A worker that reaches one of these takes no more instances, and ends with
 	// its last one; another takes its place.
 	MaxAge       time.Duration
-	MaxCompiles  int    // modules compiled
-	MaxInstances int    // instances made
-	MaxRSS       uint64 // resident memory in bytes; not known on macOS
+	MaxCompiles  int // modules compiled
+	MaxInstances int // instances made
+	// MaxRSS is of resident memory, in bytes, which is not known on macOS. A
+	// worker is killed that has more than twice the sum of that and of what its
+	// instances may have had at one time.
+	MaxRSS uint64
 
 	// Grace is how long a guest may go on when its call was cancelled, before
 	// its worker is killed. Time spent in host functions does not count.
@@ -223,6 +226,9 @@ func (e *engine) choose(pinned *worker) (*worker, *start, error) {
 	}
 	var best *worker
 	for _, w := range e.workers {
+		if w.dying() {
+			continue
+		}
 		if best == nil || w.load() < best.load() {
 			best = w
 		}

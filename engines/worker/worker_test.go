@@ -104,6 +104,11 @@ func (m mortal) Compile(ctx context.Context, wasm []byte, opts engines.CompileOp
 var deaths = map[string]func(){
 	"abort": func() { raise(syscall.SIGABRT) },
 	"segv":  func() { raise(syscall.SIGSEGV) },
+	"hoarding": func() { // but not at once
+		for range 300 {
+			hoard = append(hoard, bytes.Repeat([]byte{1}, 1<<20))
+		}
+	},
 	"kill":  func() { raise(syscall.SIGKILL) },
 	"exit":  func() { os.Exit(3) },
 	"panic": func() { go panic("no way out"); select {} },
@@ -585,6 +590,38 @@ func TestLargeMemory(t *testing.T) {
 	if mem.Read(end-uint64(len(data)), got); !bytes.Equal(data, got) {
 		t.Error("what was refused was written in part")
 	}
+}
+
+// A worker that has more memory than its instances may have is killed, and marked
+// to be the first to end if the system runs out of it before.
+func TestHoard(t *testing.T) {
+	if !knowsMemory {
+		t.Skip("the resident memory of a process is not known on this system")
+	}
+	cfg := role(t, "mortal")
+	cfg.HealthEvery, cfg.MaxRSS = 20*time.Millisecond, 100<<20
+	e := newEngine(t, cfg)
+	mod, err := e.Compile(t.Context(), spinning(), engines.CompileOptions{MemoryLimitPages: 16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inst, err := mod.Instantiate(t.Context(), env(noop))
+	if err != nil {
+		t.Fatal(err)
+	}
+	score, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", worker.PIDs(e)[0]))
+	if err != nil || strings.TrimSpace(string(score)) != "500" {
+		t.Errorf("the worker's score is %q (%v)", score, err)
+	}
+	f := fn(t, inst, "call")
+	_, _ = e.Compile(t.Context(), dying("hoarding"), engines.CompileOptions{}) // the end may come before the answer
+	for err = nil; err == nil; {
+		err = f.Call(t.Context(), nil)
+	}
+	if crash := wantCrash(t, err); !strings.Contains(crash.Killed, "it holds") {
+		t.Errorf("it was killed because %q", crash.Killed)
+	}
+	wantWorks(t, mod)
 }
 
 func TestRecycling(t *testing.T) {
