@@ -13,8 +13,9 @@ func newBench() *cobra.Command {
 	return &cobra.Command{
 		Use:   "bench",
 		Short: "Measure the engine in this process, for forgeone bench",
-		Long: "Measure the engine in this process, for forgeone bench: jobs come in on\n" +
-			"standard input as JSON, results go out on standard output, one a line.",
+		Long: "Measure the engine in this process, for forgeone bench: a job comes in on\n" +
+			"standard input as JSON, then how often to do it, again and again; what it took\n" +
+			"goes out on standard output, one line each.",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			signal.Ignore(os.Interrupt) // forgeone bench has it too, and ends this process

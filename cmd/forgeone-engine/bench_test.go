@@ -4,13 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"testing"
 	"time"
 
 	"forgeone.dev/forgeone/engines/bench"
 )
 
-// Jobs in, results out: each program under each mode gives its answer here.
+// A job in, what it took out: each program under each mode gives its answer here.
 func TestBench(t *testing.T) {
 	e, err := newEngine()
 	if err != nil {
@@ -20,39 +21,45 @@ func TestBench(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
-	var jobs bytes.Buffer
-	var sent []bench.Job
 	for _, p := range bench.Programs() {
 		for _, m := range bench.Modes {
-			job := bench.Job{Program: p, Mode: m, Time: time.Millisecond, Limit: time.Minute}
-			sent = append(sent, job)
-			if err := json.NewEncoder(&jobs).Encode(job); err != nil {
+			var in, out bytes.Buffer
+			for _, v := range []any{bench.Job{Program: p, Mode: m, Limit: time.Minute}, 1, 2} {
+				if err := json.NewEncoder(&in).Encode(v); err != nil {
+					t.Fatal(err)
+				}
+			}
+			root := newRoot()
+			root.SetArgs([]string{"bench"})
+			root.SetIn(&in)
+			root.SetOut(&out)
+			if err := root.ExecuteContext(context.Background()); err != nil {
 				t.Fatal(err)
 			}
-		}
-	}
-	root := newRoot()
-	root.SetArgs([]string{"bench"})
-	root.SetIn(&jobs)
-	var out bytes.Buffer
-	root.SetOut(&out)
-	if err := root.ExecuteContext(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	results := json.NewDecoder(&out)
-	for _, job := range sent {
-		var r bench.Result
-		if err := results.Decode(&r); err != nil {
-			t.Fatal(err)
-		}
-		if job.Mode == bench.Own && !info.Interrupt {
-			if r.Failure == nil || r.Failure.Cause != bench.Unsupported {
-				t.Errorf("%s %s: %+v of an engine that cannot be interrupted", job.Program.Name, job.Mode, r)
+			type reply struct {
+				About   bench.About
+				NS      int64
+				Failure *bench.Failure
 			}
-			continue
-		}
-		if r.Failure != nil || len(r.Samples) == 0 || r.Engine != info.Name {
-			t.Errorf("%s %s: %+v, failure %+v", job.Program.Name, job.Mode, r, r.Failure)
+			var replies []reply
+			for answers := json.NewDecoder(&out); ; {
+				var r reply
+				if err := answers.Decode(&r); err == io.EOF {
+					break
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				replies = append(replies, r)
+			}
+			if m == bench.Own && !info.Interrupt {
+				if len(replies) != 1 || replies[0].Failure == nil || replies[0].Failure.Cause != bench.Unsupported {
+					t.Errorf("%s %s: %+v of an engine that cannot be interrupted", p.Name, m, replies)
+				}
+				continue
+			}
+			if len(replies) != 3 || replies[0].About.Engine != info.Name || replies[1].NS <= 0 || replies[2].Failure != nil {
+				t.Errorf("%s %s: %+v", p.Name, m, replies)
+			}
 		}
 	}
 }

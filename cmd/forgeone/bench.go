@@ -45,8 +45,9 @@ somebody's own module, with numbers as ARGS.
 
 Every answer is checked: a wrong one is reported, and is no figure. What is
 reported is the median of up to 25 samples, half the distance between their
-quartiles, and the ratio to the first of --engines. What could not be measured
-stands at the end, with the reason.
+quartiles, and the ratio to the first of --engines. Samples are taken in turn of
+all that is compared. What could not be measured stands at the end, with the
+reason.
 
 Modules run without a gate: no policy holds, and nothing is on record. They get
 a clock, sleep and random numbers, and what they write is dropped.
@@ -79,7 +80,7 @@ program that fails, and an engine of --engines that is missing.`,
 	f.StringVar(&o.module, "module", "", "module to run instead of the programs")
 	f.StringVar(&o.function, "function", "", "function of the module to call")
 	f.DurationVar(&o.time, "time", 200*time.Millisecond, "time for each figure")
-	f.DurationVar(&o.timeout, "timeout", time.Minute, "time after which a program has failed")
+	f.DurationVar(&o.timeout, "timeout", time.Minute, "time after which getting ready, or a sample, has failed")
 	f.StringVar(&o.format, "format", benchFormats[0], "form of the report: "+strings.Join(benchFormats, ", "))
 	f.StringVarP(&o.output, "output", "o", "", "file to write instead of standard output")
 	cmd.MarkFlagsMutuallyExclusive("module", "programs")
@@ -121,13 +122,6 @@ func (c *cli) runBench(cmd *cobra.Command, o benchOptions, args []string) (err e
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, t := range suite.Targets {
-			if t.Runner != nil {
-				err = cmp.Or(err, t.Runner.Close())
-			}
-		}
-	}()
 	out := c.out
 	if o.output != "" {
 		file, err := os.Create(o.output)
@@ -281,22 +275,22 @@ func (c *cli) benchTarget(name string, where bench.Where) bench.Target {
 		}
 		path, args = e.Worker, []string{"bench"}
 	}
-	t.Runner = &bench.Process{Command: func() *exec.Cmd { return exec.Command(path, args...) }}
+	t.Runner = bench.Process{Command: func() *exec.Cmd { return exec.Command(path, args...) }}
 	return t
 }
 
 // benchProgress tells of a run on standard error: to a terminal on one line,
 // elsewhere by a line for each program.
 func (c *cli) benchProgress() func(bench.Progress) {
-	var last string
+	told := 0
 	return func(p bench.Progress) {
-		if isTerminal(c.err) {
-			fmt.Fprintf(c.err, "\r\x1b[K%d of %d: %s on %s\r", p.Job+1, p.Jobs, printable(p.Program), p.Column)
-			return
-		}
-		if p.Program != last {
-			last = p.Program
-			fmt.Fprintf(c.err, "%d of %d: %s\n", p.Job+1, p.Jobs, printable(p.Program))
+		line := fmt.Sprintf("%d of %d: %s", p.Number, p.Programs, printable(p.Program))
+		switch {
+		case isTerminal(c.err):
+			fmt.Fprintf(c.err, "\r\x1b[K%s, %s\r", line, p.Doing)
+		case p.Number != told:
+			told = p.Number
+			fmt.Fprintln(c.err, line)
 		}
 	}
 }

@@ -19,8 +19,8 @@ type Report struct {
 	Complete bool            `json:"complete"` // false if it was interrupted
 	ForgeOne string          `json:"forgeone"` // version; for the caller to set
 	Machine  Machine         `json:"machine"`
-	Time     time.Duration   `json:"time_ns"`  // for each job
-	Limit    time.Duration   `json:"limit_ns"` // of each job
+	Time     time.Duration   `json:"time_ns"`  // for each figure
+	Limit    time.Duration   `json:"limit_ns"` // for getting each ready, and for each sample
 	Modes    []Mode          `json:"modes"`
 	Engines  []EngineReport  `json:"engines"`
 	Programs []ProgramReport `json:"programs"`
@@ -75,14 +75,15 @@ type Cell struct {
 	Column
 	Answer  string    `json:"answer,omitempty"`
 	Calls   int       `json:"calls,omitempty"`      // in each sample
-	Samples []float64 `json:"samples_ns,omitempty"` // for one operation
+	Samples []float64 `json:"samples_ns,omitempty"` // for one operation, by rounds
 	Stats   *Stats    `json:"stats_ns,omitempty"`
-	Ratio   float64   `json:"ratio,omitempty"` // of the median to the first engine's
+	Ratio   float64   `json:"ratio,omitempty"` // to the first engine, see Mean
 	Failure *Failure  `json:"failure,omitempty"`
 }
 
-// Mean compares two columns: the geometric mean of the ratios of medians, of
-// the programs that call functions and have figures in both.
+// Mean compares two columns: the geometric mean of the ratios of programs that
+// call functions and have figures in both. A program's ratio is the median of
+// those of samples that were taken in the same round.
 type Mean struct {
 	Of       Column  `json:"of"`
 	Over     Column  `json:"over"`
@@ -115,14 +116,19 @@ func (r *Report) cell(program string, col Column) *Cell {
 	return &r.Cells[i]
 }
 
-// ratio is the time of a program in a column over that in another, 0 if one is
-// not known.
+// ratio is the time of a program in a column over that in another: the median
+// of the ratios of samples that were taken in the same round. It is 0 if one of
+// them is not known.
 func (r *Report) ratio(program string, of, over Column) float64 {
 	a, b := r.cell(program, of), r.cell(program, over)
-	if a == nil || b == nil || a.Stats == nil || b.Stats == nil || b.Stats.Median == 0 {
+	if a == nil || b == nil || a.Stats == nil || b.Stats == nil {
 		return 0
 	}
-	return a.Stats.Median / b.Stats.Median
+	ratios := make([]float64, min(len(a.Samples), len(b.Samples)))
+	for i := range ratios {
+		ratios[i] = a.Samples[i] / b.Samples[i]
+	}
+	return Summarise(ratios).Median
 }
 
 // engines are the names of the engines, each once.

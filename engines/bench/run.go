@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"runtime"
 	"slices"
@@ -39,20 +40,36 @@ func (m Mode) options() engines.CompileOptions {
 
 // Job is a program to measure.
 type Job struct {
-	Program Program       `json:"program"`
-	Mode    Mode          `json:"mode"`
-	Time    time.Duration `json:"time_ns"`  // to spend on warming up and measuring
-	Limit   time.Duration `json:"limit_ns"` // after which the job has failed
+	Program Program `json:"program"`
+	Mode    Mode    `json:"mode"`
+	// Limit is how long getting ready may take, and each sample.
+	Limit time.Duration `json:"limit_ns"`
 }
 
-// Result is what came of a job: samples, or a failure.
-type Result struct {
-	Engine  string    `json:"engine"`            // what it says it is
-	Version string    `json:"version"`           //
-	Answer  string    `json:"answer,omitempty"`  // of a new instance's first call
-	Calls   int       `json:"calls,omitempty"`   // or instances made, or modules compiled, in each sample
-	Samples []float64 `json:"samples,omitempty"` // nanoseconds for one operation
-	Failure *Failure  `json:"failure,omitempty"`
+// Runner gets jobs ready.
+type Runner interface {
+	// Prepare compiles a job's program, and calls it once. It returns soon after
+	// the context is done or the job's limit is over.
+	Prepare(ctx context.Context, job Job) (Session, error)
+}
+
+// Session is a job that is ready. It is not for concurrent use.
+type Session interface {
+	// About says what was got ready.
+	About() About
+	// Time does the program's work n times, checks the last answer, and says how
+	// long it took. It returns soon after the context is done or the job's limit
+	// is over. After an error there is nothing to do but to close.
+	Time(ctx context.Context, n int) (time.Duration, error)
+	// Close frees what the session holds.
+	Close() error
+}
+
+// About is what a session is of.
+type About struct {
+	Engine  string `json:"engine"` // what it says it is
+	Version string `json:"version"`
+	Answer  string `json:"answer"` // of a new instance's first call
 }
 
 // Cause is why there is no figure.
@@ -74,6 +91,8 @@ type Failure struct {
 	Reason string `json:"reason"`
 }
 
+func (f *Failure) Error() string { return string(f.Cause) + ": " + f.Reason }
+
 // wrongAnswer is the error of a program whose answer is not the right one.
 type wrongAnswer struct{ got, want string }
 
@@ -83,6 +102,9 @@ func (e *wrongAnswer) Error() string {
 
 // failure classes the error of a job, which was given a limit.
 func failure(err error, limit time.Duration) *Failure {
+	if f, ok := errors.AsType[*Failure](err); ok {
+		return f // by who knew more
+	}
 	f := &Failure{Cause: Failed, Reason: err.Error()}
 	switch {
 	case errors.As(err, new(*wrongAnswer)):
@@ -97,17 +119,9 @@ func failure(err error, limit time.Duration) *Failure {
 	return f
 }
 
-// Runner does jobs, one at a time.
-type Runner interface {
-	// Run does a job. It returns soon after the context is done or the job's
-	// limit is over.
-	Run(ctx context.Context, job Job) Result
-	// Close frees what the runner holds.
-	Close() error
-}
-
-// Engine is an engine that runs jobs in this process. A guest that does not end
-// can be stopped only in modes that have a deadline.
+// Engine is a [Runner] on an engine that this process calls. A guest that does
+// not end can be stopped only if the engine's calls end with their context,
+// which bare they need not: [Process] is the remedy.
 type Engine struct {
 	Bare    func() (engines.WasmEngine, error) // runs modules as they are; nil if Metered serves for that
 	Metered func() (engines.WasmEngine, error) // holds every limit
@@ -115,103 +129,122 @@ type Engine struct {
 
 var _ Runner = Engine{}
 
-// Close implements [Runner].
-func (Engine) Close() error { return nil }
-
-// Run implements [Runner].
-func (e Engine) Run(ctx context.Context, job Job) Result {
-	ctx, cancel := context.WithTimeout(ctx, job.Limit)
-	defer cancel()
-	var r Result
-	if err := e.run(ctx, job, &r); err != nil {
-		r.Samples, r.Calls, r.Failure = nil, 0, failure(err, job.Limit)
-	}
-	return r
-}
-
-func (e Engine) run(ctx context.Context, job Job, r *Result) (err error) {
+// Prepare implements [Runner].
+func (e Engine) Prepare(ctx context.Context, job Job) (_ Session, err error) {
 	create := e.Metered
-	switch {
-	case (job.Mode == Bare || job.Mode == Own) && e.Bare != nil:
+	if (job.Mode == Bare || job.Mode == Own) && e.Bare != nil {
 		create = e.Bare
-	case job.Mode == Own:
-		return &engines.UnsupportedError{Engine: "here", Feature: "the engine's own interruption", Reason: "it is always metered where it runs in a process of its own"}
 	}
 	engine, err := create()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, engine.Close()) }()
-	info := engine.Info()
-	r.Engine, r.Version = info.Name, info.Version
-
-	mod, err := engine.Compile(ctx, job.Program.Wasm, job.Mode.options())
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, mod.Close()) }()
-	s := &subject{program: job.Program, module: mod, imports: Imports()}
+	s := &subject{job: job, engine: engine, imports: Imports()}
 	if err := s.begin(ctx); err != nil {
-		return err
+		return nil, errors.Join(err, s.Close())
 	}
-	defer func() { err = errors.Join(err, s.instance.Close()) }()
-	r.Answer = s.answer()
-
-	op := s.call
-	switch job.Program.Kind {
-	case Instantiate:
-		op = s.instantiate
-	case Compile:
-		op = func(ctx context.Context, n int) error {
-			for range n {
-				m, err := engine.Compile(ctx, job.Program.Wasm, job.Mode.options())
-				if err != nil {
-					return err
-				}
-				if err := m.Close(); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-	}
-	runtime.GC() // what compiling left is not what is measured
-	r.Samples, r.Calls, err = sample(ctx, op, job.Time, job.Limit)
-	for i := range r.Samples {
-		r.Samples[i] /= float64(max(job.Program.Ops, 1))
-	}
-	return err
+	return s, nil
 }
 
 // subject is a program on an engine.
 type subject struct {
-	program  Program
+	job      Job
+	engine   engines.WasmEngine
 	module   engines.Module
 	imports  engines.Imports
 	instance engines.Instance
 	fn       engines.Func
 	stack    []uint64
+	first    string // the first call's answer
 }
 
 // begin makes the instance that is called, and calls it for the first time.
-func (s *subject) begin(ctx context.Context) error {
-	inst, err := s.start(ctx)
-	if err != nil {
+func (s *subject) begin(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.job.Limit)
+	defer cancel()
+	if s.module, err = s.compile(ctx); err != nil {
 		return err
 	}
-	s.instance = inst
-	if s.fn, err = inst.Func(s.program.Function); err == nil {
-		s.stack = make([]uint64, max(s.fn.Type().Slots(), len(s.program.Args)))
-		err = s.call(ctx, 1)
+	if s.instance, err = s.instantiate(ctx); err != nil {
+		return err
 	}
-	if err != nil {
-		return errors.Join(err, inst.Close())
+	if s.fn, err = s.instance.Func(s.job.Program.Function); err != nil {
+		return err
+	}
+	s.stack = make([]uint64, max(s.fn.Type().Slots(), len(s.job.Program.Args)))
+	if err := s.call(ctx, 1); err != nil {
+		return err
+	}
+	s.first = s.answer()
+	if s.job.Program.Kind == Compile {
+		// An engine that has the module may not compile it again.
+		err = s.free()
+	}
+	runtime.GC() // what compiling left is not what is measured
+	return err
+}
+
+// About implements [Session].
+func (s *subject) About() About {
+	info := s.engine.Info()
+	return About{Engine: info.Name, Version: info.Version, Answer: s.first}
+}
+
+// Time implements [Session].
+func (s *subject) Time(ctx context.Context, n int) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.job.Limit)
+	defer cancel()
+	began := time.Now()
+	err := s.work(ctx, n)
+	return time.Since(began), err
+}
+
+// Close implements [Session].
+func (s *subject) Close() error { return errors.Join(s.free(), s.engine.Close()) }
+
+// free closes the instance and the module, if they are there.
+func (s *subject) free() error {
+	var errs []error
+	if s.instance != nil {
+		errs = append(errs, s.instance.Close())
+	}
+	if s.module != nil {
+		errs = append(errs, s.module.Close())
+	}
+	s.instance, s.module = nil, nil
+	return errors.Join(errs...)
+}
+
+func (s *subject) work(ctx context.Context, n int) error {
+	switch s.job.Program.Kind {
+	case Instantiate:
+		return repeat(n, func() (io.Closer, error) { return s.instantiate(ctx) })
+	case Compile:
+		return repeat(n, func() (io.Closer, error) { return s.compile(ctx) })
+	}
+	return s.call(ctx, n)
+}
+
+// repeat makes and closes something n times.
+func repeat(n int, create func() (io.Closer, error)) error {
+	for range n {
+		c, err := create()
+		if err != nil {
+			return err
+		}
+		if err := c.Close(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// start makes an instance and, as reactors need it, initialises it.
-func (s *subject) start(ctx context.Context) (engines.Instance, error) {
+func (s *subject) compile(ctx context.Context) (engines.Module, error) {
+	return s.engine.Compile(ctx, s.job.Program.Wasm, s.job.Mode.options())
+}
+
+// instantiate makes an instance and, as reactors need it, initialises it.
+func (s *subject) instantiate(ctx context.Context) (engines.Instance, error) {
 	inst, err := s.module.Instantiate(ctx, s.imports)
 	if err != nil {
 		return nil, err
@@ -232,27 +265,13 @@ func (s *subject) start(ctx context.Context) (engines.Instance, error) {
 // call calls the function n times, and checks the last answer.
 func (s *subject) call(ctx context.Context, n int) error {
 	for range n {
-		copy(s.stack, s.program.Args)
+		copy(s.stack, s.job.Program.Args)
 		if err := s.fn.Call(ctx, s.stack); err != nil {
 			return err
 		}
 	}
-	if want := s.program.Want; want != nil && !slices.Equal(s.stack[:len(s.fn.Type().Results)], want) {
+	if want := s.job.Program.Want; want != nil && !slices.Equal(s.stack[:len(s.fn.Type().Results)], want) {
 		return &wrongAnswer{s.answer(), text(s.fn.Type().Results, want)}
-	}
-	return nil
-}
-
-// instantiate makes n instances.
-func (s *subject) instantiate(ctx context.Context, n int) error {
-	for range n {
-		inst, err := s.start(ctx)
-		if err != nil {
-			return err
-		}
-		if err := inst.Close(); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -270,44 +289,4 @@ func text(types []engines.ValueType, words []uint64) string {
 		}
 	}
 	return "(" + strings.Join(values, ", ") + ")"
-}
-
-// maxSamples are taken in a job's time, and minSamples however long they take;
-// but fewer, and at least one, when half the job's limit is over.
-const (
-	maxSamples = 25
-	minSamples = 5
-)
-
-// sample measures op(n), which does something n times: nanoseconds for one time.
-func sample(ctx context.Context, op func(ctx context.Context, n int) error, target, limit time.Duration) (samples []float64, n int, err error) {
-	began := time.Now()
-	measure := func() (time.Duration, error) {
-		t := time.Now()
-		err := op(ctx, n)
-		return time.Since(t), err
-	}
-	// Warm up with ever more calls, until a fifth of the time is over.
-	var took time.Duration
-	for n = 1; ; n *= 2 {
-		if took, err = measure(); err != nil {
-			return nil, 0, err
-		}
-		if time.Since(began) >= target/5 {
-			break
-		}
-	}
-	each := max(float64(took)/float64(n), 1)
-	n = max(1, int(float64(target)*4/5/maxSamples/each))
-	for len(samples) < maxSamples {
-		spent := time.Since(began)
-		if len(samples) >= minSamples && spent >= target || len(samples) > 0 && spent >= limit/2 {
-			break
-		}
-		if took, err = measure(); err != nil {
-			return nil, 0, err
-		}
-		samples = append(samples, float64(took)/float64(n))
-	}
-	return samples, n, nil
 }

@@ -63,7 +63,7 @@ func (r *Report) figures(where Where) Section {
 	engines := r.engines()
 	s := Section{
 		Title:  "Engines, " + string(where),
-		Note:   "Median of one operation, ± half the distance between the quartiles; × is the ratio to " + engines[0] + ". The mean is geometric, of the programs that call functions.",
+		Note:   "Median of one operation, ± half the distance between the quartiles; × is the ratio to " + engines[0] + " in the same rounds. The mean is of the programs that call functions.",
 		Header: []string{"program", "limits", engines[0]},
 	}
 	for _, e := range engines[1:] {

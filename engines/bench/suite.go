@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -29,16 +30,15 @@ type Target struct {
 	Missing string // why, if it is
 }
 
-// Suite is what a run measures. Every program is done under every mode on every
-// target; those that are compared are done one after the other, so that what
-// else the machine does falls on all alike.
+// Suite is what a run measures: every program, under every mode, on every
+// target.
 type Suite struct {
 	Targets  []Target // of the first engine first: ratios are to it
 	Programs []Program
 	Absent   []Absent
 	Modes    []Mode
-	Time     time.Duration // for each job
-	Limit    time.Duration // of each job
+	Time     time.Duration // for each figure
+	Limit    time.Duration // for getting each ready, and for each sample
 }
 
 // Absent is a program that could not be had.
@@ -49,40 +49,21 @@ type Absent struct {
 
 // Progress is what a run is about to do.
 type Progress struct {
-	Job     int // from 0
-	Jobs    int
-	Program string
-	Column  Column
+	Program  string
+	Number   int // of the program, from 1
+	Programs int
+	Doing    string // what with it
 }
 
-// step is one job of a run.
-type step struct {
-	program Program
-	mode    Mode
-	target  Target
-}
+// maxSamples are taken for each figure, and minSamples however long they take;
+// but fewer, and at least one, when half the limit is over.
+const (
+	maxSamples = 25
+	minSamples = 5
+)
 
-// steps are the jobs of a run, in order.
-func (s Suite) steps() []step {
-	var steps []step
-	for _, p := range s.Programs {
-		for _, where := range Places {
-			for _, m := range s.Modes {
-				for _, t := range s.Targets {
-					// A worker compiles as it would in process, and meters always.
-					if t.Where != where || where == InWorker && (p.Kind == Compile || m == Own) {
-						continue
-					}
-					steps = append(steps, step{p, m, t})
-				}
-			}
-		}
-	}
-	return steps
-}
-
-// Run does the suite, and tells observe of every job before it begins. When the
-// context is done, it ends soon, with what there is.
+// Run measures, and tells observe before each thing it does. When the context
+// is done, it ends soon, with what there is.
 func (s Suite) Run(ctx context.Context, observe func(Progress)) *Report {
 	r := &Report{
 		Schema: Schema, Began: time.Now().UTC().Truncate(time.Second), Machine: machine(), Complete: true,
@@ -91,53 +72,127 @@ func (s Suite) Run(ctx context.Context, observe func(Progress)) *Report {
 	for _, t := range s.Targets {
 		r.Engines = append(r.Engines, EngineReport{Name: t.Engine, Where: t.Where, Missing: t.Missing})
 	}
-	for _, p := range s.Programs {
+	for i, p := range s.Programs {
 		sum := sha256.Sum256(p.Wasm)
 		r.Programs = append(r.Programs, ProgramReport{Name: p.Name, Work: p.Work, Kind: p.Kind, Size: len(p.Wasm), SHA256: hex.EncodeToString(sum[:])})
-	}
-	steps := s.steps()
-	for i, st := range steps {
-		if ctx.Err() != nil {
-			r.Complete = false
-			break
-		}
-		c := Cell{Program: st.program.Name, Column: Column{st.target.Engine, st.target.Where, st.mode}}
-		observe(Progress{Job: i, Jobs: len(steps), Program: c.Program, Column: c.Column})
-		s.cell(ctx, st, &c, r)
-		r.Cells = append(r.Cells, c)
+		r.Cells = append(r.Cells, s.program(ctx, p, r, func(doing string) {
+			observe(Progress{Program: p.Name, Number: i + 1, Programs: len(s.Programs), Doing: doing})
+		})...)
 	}
 	r.compare()
 	return r
 }
 
-// cell does one job.
-func (s Suite) cell(ctx context.Context, st step, c *Cell, r *Report) {
-	if st.target.Runner == nil {
-		c.Failure = &Failure{Missing, st.target.Missing}
-		return
-	}
-	res := st.target.Runner.Run(ctx, Job{Program: st.program, Mode: st.mode, Time: s.Time, Limit: s.Limit})
-	c.Answer, c.Calls, c.Samples, c.Failure = res.Answer, res.Calls, res.Samples, res.Failure
-	if i := slices.IndexFunc(r.Engines, func(e EngineReport) bool { return e.Name == st.target.Engine && e.Where == st.target.Where }); res.Version != "" {
-		r.Engines[i].Version = res.Version
-	}
-	switch {
-	case c.Failure != nil:
-		r.Complete = r.Complete && c.Failure.Cause != Interrupted
-	case res.Engine != st.target.Engine:
-		c.fail(Failed, fmt.Sprintf("the engine that answers to %s says it is %q", st.target.Engine, res.Engine))
-	default:
-		// Where the right answer is not known, it is the first.
-		same := func(o Cell) bool { return o.Program == c.Program && o.Failure == nil }
-		if i := slices.IndexFunc(r.Cells, same); i >= 0 && r.Cells[i].Answer != c.Answer {
-			c.fail(Wrong, fmt.Sprintf("the answer is %s, and that of %s is %s", c.Answer, r.Cells[i].Column, r.Cells[i].Answer))
-			return
-		}
-		stats := Summarise(c.Samples)
-		c.Stats = &stats
-	}
+// run is a figure in the making.
+type run struct {
+	Cell
+	target  Target
+	session Session // nil if there is none, and then there is a failure
+	spent   time.Duration
 }
 
-func (c *Cell) fail(cause Cause, reason string) {
-	c.Calls, c.Samples, c.Failure = 0, nil, &Failure{cause, reason}
+// fail ends it without a figure.
+func (m *run) fail(err error, limit time.Duration) {
+	if m.session != nil {
+		err = errors.Join(err, m.session.Close())
+	}
+	m.session, m.Calls, m.Samples, m.Failure = nil, 0, nil, failure(err, limit)
+}
+
+// program measures a program: samples are taken in turn of all that is
+// compared, so that what else the machine does falls on all alike.
+func (s Suite) program(ctx context.Context, p Program, r *Report, doing func(string)) []Cell {
+	runs := s.runs(p)
+	for i, m := range runs {
+		doing(fmt.Sprintf("%s (%d of %d)", m.Column, i+1, len(runs)))
+		if err := s.prepare(ctx, p, m, runs[:i], r); err != nil {
+			m.fail(err, s.Limit)
+		}
+	}
+	for round := range maxSamples {
+		doing(fmt.Sprintf("round %d of %d", round+1, maxSamples))
+		for _, m := range runs {
+			enough := round >= minSamples && m.spent >= s.Time || round > 0 && m.spent >= s.Limit/2
+			if m.session == nil || len(m.Samples) < round || enough {
+				continue
+			}
+			took, err := m.session.Time(ctx, m.Calls)
+			switch {
+			case err == nil:
+				m.spent += took
+				m.Samples = append(m.Samples, float64(took)/float64(m.Calls)/float64(max(p.Ops, 1)))
+			case ctx.Err() == nil || round < minSamples:
+				m.fail(err, s.Limit)
+			}
+		}
+	}
+	cells := make([]Cell, len(runs))
+	for i, m := range runs {
+		if m.session != nil {
+			if err := m.session.Close(); err != nil && ctx.Err() == nil {
+				m.session = nil
+				m.fail(err, s.Limit)
+			}
+		}
+		if m.Failure == nil {
+			stats := Summarise(m.Samples)
+			m.Stats = &stats
+		}
+		cells[i] = m.Cell
+	}
+	r.Complete = r.Complete && ctx.Err() == nil
+	return cells
+}
+
+// runs are the figures that there should be of a program.
+func (s Suite) runs(p Program) []*run {
+	var runs []*run
+	for _, where := range Places {
+		for _, mode := range s.Modes {
+			for _, t := range s.Targets {
+				// A worker compiles as it would in process, and meters always.
+				if t.Where != where || where == InWorker && (p.Kind == Compile || mode == Own) {
+					continue
+				}
+				runs = append(runs, &run{Cell: Cell{Program: p.Name, Column: Column{t.Engine, where, mode}}, target: t})
+			}
+		}
+	}
+	return runs
+}
+
+// prepare gets a run ready and warm, and finds how many calls make a sample.
+func (s Suite) prepare(ctx context.Context, p Program, m *run, others []*run, r *Report) (err error) {
+	if m.target.Runner == nil {
+		return &Failure{Missing, m.target.Missing}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if m.session, err = m.target.Runner.Prepare(ctx, Job{Program: p, Mode: m.Mode, Limit: s.Limit}); err != nil {
+		return err
+	}
+	about := m.session.About()
+	if about.Engine != m.Engine {
+		return fmt.Errorf("the engine that answers to %s says it is %q", m.Engine, about.Engine)
+	}
+	i := slices.IndexFunc(r.Engines, func(e EngineReport) bool { return e.Name == m.Engine && e.Where == m.Where })
+	r.Engines[i].Version = about.Version
+	m.Answer = about.Answer
+	// Where the right answer is not known, it is the first.
+	if i := slices.IndexFunc(others, func(o *run) bool { return o.session != nil }); i >= 0 && others[i].Answer != m.Answer {
+		return &Failure{Wrong, fmt.Sprintf("the answer is %s, and that of %s is %s", m.Answer, others[i].Column, others[i].Answer)}
+	}
+	for n, began := 1, time.Now(); ; n *= 2 {
+		took, err := m.session.Time(ctx, n)
+		if err != nil {
+			return err
+		}
+		if m.spent = time.Since(began); m.spent < s.Time/5 {
+			continue
+		}
+		each := max(float64(took)/float64(n), 1)
+		m.Calls = max(1, int(float64(s.Time)*4/5/maxSamples/each))
+		return nil
+	}
 }

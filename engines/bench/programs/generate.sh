@@ -7,4 +7,4 @@ for program in sha256 sort json; do
   npx --yes --package assemblyscript@0.28.20 asc "$program.ts" --outFile "$program.wasm" \
     --runtime stub --use abort= -O3 --noAssert
 done
-sha256sum ./*.ts ./*.wasm >SHA256SUMS
+sha256sum ./{json,sha256,sort}.{ts,wasm} >SHA256SUMS

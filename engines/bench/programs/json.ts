@@ -2,11 +2,11 @@
 // of values, which is written to a second document. The result is the FNV-1a
 // hash (64 bits) of that, or 0 if it is not the same as the first.
 
-const CAPACITY: usize = 1 << 20;
+const CAPACITY: usize = 1 << 16;
 const source = heap.alloc(CAPACITY);
 const target = heap.alloc(CAPACITY);
 const texts = heap.alloc(CAPACITY); // unescaped
-const tape = heap.alloc(CAPACITY * 8);
+const tape = heap.alloc(CAPACITY * 4);
 
 const NULL: u8 = 0, FALSE: u8 = 1, TRUE: u8 = 2, NUMBER: u8 = 3, TEXT: u8 = 4, LIST: u8 = 5, OBJECT: u8 = 6;
 
@@ -212,7 +212,7 @@ function record(i: i32): void {
 }
 
 export function json(n: i32): u64 {
-  if (<u32>n > 5000) unreachable(); // 190 bytes each
+  if (<u32>n > 300) unreachable(); // 190 bytes and 40 entries of 16 bytes each
   out = source;
   put(91);
   for (let i = 0; i < n; i++) {
