@@ -127,6 +127,7 @@ const maxGap = 512
 // is all zeros: in their order, and as few as follow one another. ok is false
 // if a segment is beyond the size: those before it are there.
 func (m *module) runs(size uint64) (runs []run, ok bool) {
+	top := uint64(0) // the end of all runs: there is nothing beyond
 	for _, d := range m.data {
 		if !d.active {
 			continue
@@ -140,12 +141,15 @@ func (m *module) runs(size uint64) (runs []run, ok bool) {
 		}
 		if len(runs) > 0 {
 			last := &runs[len(runs)-1]
-			if end := last.offset + uint64(len(last.bytes)); at >= end && at-end <= maxGap {
+			end := last.offset + uint64(len(last.bytes))
+			if end == top && at >= end && at-end <= maxGap {
 				last.bytes = append(append(last.bytes, make([]byte, at-end)...), d.init...)
+				top = at + uint64(len(d.init))
 				continue
 			}
 		}
 		runs = append(runs, run{at, slices.Clone(d.init)})
+		top = max(top, at+uint64(len(d.init)))
 	}
 	return runs, true
 }

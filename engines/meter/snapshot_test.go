@@ -1,11 +1,14 @@
 package meter_test
 
 import (
+	"bytes"
 	"context"
 	"testing"
 
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/enginetest"
 	"forgeone.dev/forgeone/engines/enginetest/asm"
+	"forgeone.dev/forgeone/engines/meter"
 )
 
 // captured compiles a module for snapshots.
@@ -79,5 +82,143 @@ func TestSnapshot(t *testing.T) {
 	}
 	if got := call(t, inst, "next"); got != 907 {
 		t.Fatalf("the captured instance goes on with %d, want 907", got)
+	}
+}
+
+// unmapped is an engine that maps no files, whatever the one below does.
+type unmapped struct{ engines.WasmEngine }
+
+func (u unmapped) Info() engines.Info {
+	info := u.WasmEngine.Info()
+	info.MappedMemory = false
+	return info
+}
+
+// Memory that is written, and not mapped, does as well.
+func TestConformanceUnmapped(t *testing.T) {
+	enginetest.Test(t, func(t testing.TB) engines.WasmEngine {
+		return meter.Wrap(unmapped{bare(t)}, meter.Limits{})
+	})
+}
+
+// An active segment is dropped once it was written, which wazero alone does not
+// see to.
+func TestActiveSegmentIsDropped(t *testing.T) {
+	m := new(asm.Module)
+	m.Memory("memory", 1)
+	m.Data(0, "active")
+	passive := m.PassiveData("passive")
+	m.Data(10, "another")
+	three := asm.Func(asm.Types(i32, i32, i32), nil)
+	init := func(segment byte) asm.Code {
+		return asm.Code{}.LocalGet(0).LocalGet(1).LocalGet(2).Op(0xfc, 8, segment, 0)
+	}
+	m.Func("active", three, init(0))
+	m.Func("passive", three, init(byte(passive)))
+	m.Func("another", three, init(2))
+	m.Func("drop", toNothing, asm.Code{}.Op(0xfc, 9, 0, 0xfc, 9, 2))
+	e := metered(t)
+	defer e.Close()
+	for name, opts := range map[string]engines.CompileOptions{
+		"plain": {}, "fuel": {Fuel: 1 << 20}, "snapshots": {Snapshots: true}, "all": {Snapshots: true, Fuel: 1 << 20, CallDepth: 9},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mod, err := e.Compile(t.Context(), m.Bytes(), opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer mod.Close()
+			inst, err := mod.Instantiate(t.Context(), engines.Imports{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer inst.Close()
+			call(t, inst, "drop")
+			for _, active := range []string{"active", "another"} {
+				f, err := inst.Func(active)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantTrap(t, f.Call(t.Context(), []uint64{20, 0, 1}), engines.TrapMemoryBounds)
+				wantTrap(t, f.Call(t.Context(), []uint64{engines.PageSize + 1, 0, 0}), engines.TrapMemoryBounds)
+				call(t, inst, active, engines.PageSize, 0, 0)
+			}
+			call(t, inst, "passive", 20, 0, 7)
+			got := make([]byte, 27)
+			inst.Memory("memory").Read(0, got)
+			if want := "active\x00\x00\x00\x00another\x00\x00\x00passive"; string(got) != want {
+				t.Errorf("the memory has %q, want %q", got, want)
+			}
+			// What it changed is empty segments: it can be captured.
+			if !opts.Snapshots {
+				return
+			}
+			if inst, err = mod.Instantiate(t.Context(), engines.Imports{}); err != nil {
+				t.Fatal(err)
+			}
+			defer inst.Close()
+			call(t, inst, "drop")
+			snap, err := mod.(engines.Snapshotter).Snapshot(inst)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = snap.Close()
+		})
+	}
+}
+
+// A Go program finds nothing of what the last call left behind.
+func TestSnapshotOfGoGuest(t *testing.T) {
+	e := metered(t)
+	defer e.Close()
+	mod, imports := started(t, e, engines.CompileOptions{Fuel: 1 << 40, CallDepth: 1000})
+	original, err := mod.Instantiate(t.Context(), imports)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer original.Close()
+	call(t, original, "_initialize")
+	if got := call(t, original, "keep", 1); got != 1 {
+		t.Fatalf("keep = %d, want 1", got)
+	}
+	snap, err := mod.(engines.Snapshotter).Snapshot(original)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer snap.Close()
+	content := func(inst engines.Instance) []byte {
+		memory := make([]byte, inst.Memory("memory").Size())
+		inst.Memory("memory").Read(0, memory)
+		return memory
+	}
+	before := content(original)
+	want := call(t, original, "keep", 2)
+	after, used := content(original), original.(engines.FuelMeter).FuelUsed()
+	inst, err := snap.Instantiate(t.Context(), imports)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inst.Close()
+	for range 3 {
+		if !bytes.Equal(content(inst), before) {
+			t.Fatal("the memory is not what was captured")
+		}
+		if got := call(t, inst, "keep", 2); got != want {
+			t.Fatalf("keep = %d, want %d", got, want)
+		}
+		if got := inst.(engines.FuelMeter).FuelUsed(); got != used {
+			t.Errorf("the call spent %d units, and of the captured instance %d", got, used)
+		}
+		if !bytes.Equal(content(inst), after) {
+			t.Error("the call left something else in memory than that of the captured instance")
+		}
+		call(t, inst, "fill", 1000)
+		if !snap.Restore(inst) {
+			t.Fatal("it is not restored")
+		}
+	}
+	call(t, inst, "fill", 8<<20)
+	if snap.Restore(inst) {
+		t.Error("it is restored, and its memory has grown")
 	}
 }
