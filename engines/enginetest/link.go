@@ -2,6 +2,7 @@ package enginetest
 
 import (
 	"context"
+	"strconv"
 	"testing"
 
 	"forgeone.dev/forgeone/engines"
@@ -13,6 +14,7 @@ var linkCases = []testCase{
 	{name: "link/memory of an instance", run: testLinkMemory},
 	{name: "link/global of an instance", run: testLinkGlobal},
 	{name: "link/table of an instance", run: testLinkTable},
+	{name: "link/tables beside a lent one", run: testLinkTables},
 	{name: "link/trap and host error in a lent function", run: testLinkErrors},
 	{name: "link/the call's context reaches the lender's host functions", run: testLinkContext},
 	{name: "link/host functions beside an instance", run: testLinkBoth},
@@ -83,6 +85,42 @@ func testLinkTable(t *testing.T, e engines.WasmEngine) {
 	m.ImportTable("lib", "table", 1)
 	m.Func("call", binaryI32, asm.Code{}.LocalGet(0).LocalGet(1).I32Const(0).CallIndirect(m.Type(binaryI32)))
 	want(t, load(t, e, m, lend(load(t, e, lib()))), 9, "call", 4, 5)
+}
+
+// Each instruction on a table finds the one it names, lent or own.
+func testLinkTables(t *testing.T, e engines.WasmEngine) {
+	lib := new(asm.Module)
+	lib.Table("table", 6)
+	lender := load(t, e, lib)
+
+	m := new(asm.Module)
+	m.ImportTable("lib", "table", 1)
+	m.Table("", 7)
+	m.Table("", 8)
+	for table := range byte(3) {
+		name := strconv.Itoa(int(table))
+		m.Func("set"+name, i32ToI32, asm.Code{}.LocalGet(0).RefFunc(0).Op(0x26, table).LocalGet(0)) // table.set
+		m.Func("isNull"+name, i32ToI32, asm.Code{}.LocalGet(0).Op(0x25, table).Op(0xd1))            // table.get, ref.is_null
+		m.Func("size"+name, toI32, asm.Code{}.Op(0xfc, 16, table))                                  // table.size
+	}
+	m.Export("declares", engines.KindFunc, 0)
+	inst := load(t, e, m, lend(lender))
+	for table, size := range []uint64{6, 7, 8} {
+		name := strconv.Itoa(table)
+		want(t, inst, size, "size"+name)
+		want(t, inst, 1, "isNull"+name, 3)
+		want(t, inst, 3, "set"+name, 3)
+		for other := range 3 {
+			null := uint64(1)
+			if other <= table {
+				null = 0
+			}
+			want(t, inst, null, "isNull"+strconv.Itoa(other), 3)
+		}
+		want(t, inst, size-1, "set"+name, size-1)
+		_, err := invoke(inst, "set"+name, size)
+		wantTrap(t, err, engines.TrapTableBounds)
+	}
 }
 
 func testLinkErrors(t *testing.T, e engines.WasmEngine) {

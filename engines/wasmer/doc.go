@@ -10,7 +10,16 @@
 // What wasmer-go 1.0.4 cannot do is refused with *engines.UnsupportedError
 // before it is asked, since it would end the process instead: v128 values and
 // references do not cross the host boundary, and a running guest cannot be
-// interrupted. Memory limits are held by writing them into the module.
+// interrupted. Memory limits are held by writing them into the module, and so is
+// what wasmer does wrong: table.set of a module's own table, where the module
+// imports another, ends the process or sets one of another table.
+//
+// An exhausted stack is a trap if it is found where a function of the guest with
+// a frame below 4 KiB begins, and ends the process elsewhere: in a larger frame, in
+// a host function, or in one of wasmer's own, such as memory.grow. No stack that
+// the adapter could provide helps, since wasmer takes a fault for a trap in code
+// that it compiled alone. CompileOptions.CallDepth (engines/meter) keeps guests
+// from it; a worker contains it.
 //
 // Each compilation leaks about 200 KB in wasmer-go: compile once and
 // instantiate often, and let a worker that has compiled much be replaced.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	upstream "github.com/wasmerio/wasmer-go/wasmer"
@@ -109,7 +110,19 @@ func (e *engine) compile(ctx context.Context, wasm []byte, opts engines.CompileO
 		return nil, err
 	}
 	m.upstream, err = upstream.NewModule(e.store, wasm)
-	return m, err
+	if err != nil {
+		return nil, compileError(err)
+	}
+	return m, nil
+}
+
+// compileError says what to do about what wasmer lacks of WebAssembly 2.0, which
+// it names: vector instructions that came late, and some forms of segments.
+func compileError(err error) error {
+	if strings.Contains(err.Error(), "Unsupported feature") {
+		return fmt.Errorf("%w; wasmer-go %s does not have it: use the engine wazero or wasmtime, or build the module without", err, version)
+	}
+	return err
 }
 
 // refuse returns an error if a value that wasmer-go cannot carry could cross

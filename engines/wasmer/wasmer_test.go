@@ -166,6 +166,19 @@ func TestAddedExportsAreHidden(t *testing.T) {
 	}
 }
 
+// A vector instruction that wasmer lacks is named, with a remedy.
+func TestMissingInstruction(t *testing.T) {
+	e := newEngine(t)
+	defer e.Close()
+	m := new(asm.Module)
+	m.Func("", asm.Func(nil, nil), asm.Code{}.Op(0xfd, 12).Op(make([]byte, 16)...).Op(0xfd, 202, 1, asm.Drop))
+	_, err := e.Compile(t.Context(), m.Bytes(), engines.CompileOptions{})
+	if _, ok := errors.AsType[*engines.CompileError](err); !ok ||
+		!strings.Contains(err.Error(), "I64x2ExtendHighI32x4U") || !strings.Contains(err.Error(), "use the engine wazero") {
+		t.Errorf("i64x2.extend_high_i32x4_u: %v (%T)", err, err)
+	}
+}
+
 func adder() *asm.Module {
 	m := new(asm.Module)
 	m.Func("add", binaryI32, asm.Code{}.LocalGet(0).LocalGet(1).Op(asm.I32Add))

@@ -100,6 +100,8 @@ type Interface struct {
 	Exports []engines.ExportType
 	// HasMemory reports whether there is a memory 0, imported or defined.
 	HasMemory bool
+	// HasOwnTable reports whether the module defines a table.
+	HasOwnTable bool
 	// HasStart reports whether there is a start function, and Start is its index.
 	HasStart bool
 	Start    uint32
@@ -209,6 +211,7 @@ func (d *decoder) section(id byte, r *reader) {
 			d.funcs = append(d.funcs, r.u32())
 		case sectionTable:
 			d.tables = append(d.tables, table{size: r.tableType()})
+			d.iface.HasOwnTable = true
 		case sectionMemory:
 			d.memories = append(d.memories, r.memoryType())
 		case sectionGlobal:

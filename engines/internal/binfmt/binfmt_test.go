@@ -82,6 +82,7 @@ func drawModule(t *rapid.T) built {
 			m.Func(ex.Name, ex.Type.Func, asm.Code{}.Op(asm.Unreachable))
 		case engines.KindTable:
 			m.Table(ex.Name, 1, 2)
+			iface.HasOwnTable = true
 		case engines.KindMemory:
 			ex.Type.Memory = memory()
 			m.Memory(ex.Name, ex.Type.Memory.Min, maxOf(ex.Type.Memory)...)
