@@ -116,12 +116,12 @@ func TestWorkerMemory(t *testing.T) {
 		if i%500 == 0 {
 			runtime.GC()
 		}
-		if i == n/10 {
+		if i == n/2 {
 			before = worker.ResidentMemory(pid)
 		}
 	}
 	after := worker.ResidentMemory(pid)
-	t.Logf("%d KiB after %d instances, %d KiB after %d", before>>10, n/10, after>>10, n)
+	t.Logf("%d KiB after %d instances, %d KiB after %d", before>>10, n/2, after>>10, n)
 	if before == 0 || after > before+bound || worker.PIDs(e)[0] != pid {
 		t.Errorf("the worker grew from %d to %d KiB", before>>10, after>>10)
 	}
