@@ -49,16 +49,5 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-func TestSpec(t *testing.T) {
-	for name, opts := range map[string]engines.CompileOptions{
-		"deadline":       {Interruptible: true},
-		"fuel and depth": {Fuel: math.MaxUint64, CallDepth: 10_000},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			for _, version := range []string{"v1", "v2"} {
-				t.Logf("spec %s, %s: %s", version, name, spec.Run(t, version, metered, opts))
-			}
-		})
-	}
-}
+// The vectors of the core specification hold in modules that are rewritten.
+func TestSpec(t *testing.T) { spec.Test(t, bare, "deadline", "fuel") }

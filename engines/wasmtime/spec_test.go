@@ -5,7 +5,6 @@ package wasmtime_test
 import (
 	"context"
 	"maps"
-	"math"
 	"testing"
 
 	"forgeone.dev/forgeone/engines"
@@ -53,20 +52,7 @@ func (m togetherModule) Instantiate(ctx context.Context, imports engines.Imports
 	return inst, err
 }
 
-// The vectors of the core specification 2.0 hold, plain and with limits.
+// The vectors of the core specification hold, plain and metered.
 func TestSpec(t *testing.T) {
-	bare := func(t testing.TB) engines.WasmEngine { return &together{WasmEngine: newEngine(t)} }
-	for _, c := range []struct {
-		name   string
-		engine func(testing.TB) engines.WasmEngine
-		opts   engines.CompileOptions
-	}{
-		{"bare", bare, engines.CompileOptions{}},
-		{"interruptible", bare, engines.CompileOptions{Interruptible: true}},
-		{"fuel", func(t testing.TB) engines.WasmEngine { return meter.Wrap(bare(t), meter.Limits{}) }, engines.CompileOptions{Fuel: math.MaxInt64}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Logf("spec v2, %s: %s", c.name, spec.Run(t, "v2", c.engine, c.opts))
-		})
-	}
+	spec.Test(t, func(t testing.TB) engines.WasmEngine { return &together{WasmEngine: newEngine(t)} })
 }

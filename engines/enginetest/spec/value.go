@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
-	"forgeone.dev/forgeone/engines"
 )
 
 // value is a number, vector or reference of a script.
@@ -37,6 +35,9 @@ func width(typ string) int {
 	return 64
 }
 
+// external reports whether it is, or has to be, an external reference but null.
+func (v value) external() bool { return v.Type == "externref" && string(v.Value) != `"null"` }
+
 // words encodes an argument.
 func (v *value) words() []uint64 {
 	parts, bits := v.lanes()
@@ -65,7 +66,7 @@ func (v *value) lane(s string, bits int) uint64 {
 }
 
 // match compares results with what is expected.
-func match(got []engines.Value, want []value) error {
+func match(got []uint64, want []value) error {
 	for i := range want {
 		w := &want[i]
 		parts, bits := w.lanes()
@@ -74,7 +75,7 @@ func match(got []engines.Value, want []value) error {
 			return fmt.Errorf("%d results, want %d more", i, len(want)-i)
 		}
 		for n, p := range parts {
-			lane := got[n*bits/64].Bits >> (n * bits % 64)
+			lane := got[n*bits/64] >> (n * bits % 64)
 			if bits < 64 {
 				lane &= 1<<bits - 1
 			}
