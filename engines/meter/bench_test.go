@@ -7,6 +7,7 @@ import (
 
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/enginetest/asm"
+	"forgeone.dev/forgeone/engines/enginetest/versus"
 )
 
 // Opcodes of the programs that asm does not name.
@@ -103,44 +104,66 @@ func function(t testing.TB, inst engines.Instance, name string) engines.Func {
 	return f
 }
 
-// BenchmarkPrograms compares modules that are metered with the same unmetered,
-// and with wazero's own way to interrupt.
-func BenchmarkPrograms(b *testing.B) {
-	variants := []struct {
-		name   string
-		engine func(testing.TB) engines.WasmEngine
-		opts   engines.CompileOptions
-	}{
-		{"bare", bare, engines.CompileOptions{}},
-		{"deadline", metered, engines.CompileOptions{Interruptible: true}},
-		{"fuel", metered, engines.CompileOptions{Fuel: math.MaxInt64}},
-		{"depth", metered, engines.CompileOptions{Interruptible: true, CallDepth: 10_000}},
-		{"closeOnContextDone", bare, engines.CompileOptions{Interruptible: true}},
+// rival is a way to run the programs: load makes what runs the export of a name.
+type rival struct {
+	name string
+	load func(testing.TB) func(name string) func(n uint64) error
+}
+
+// with is an engine of the contract, with options.
+func with(name string, engine func(testing.TB) engines.WasmEngine, opts engines.CompileOptions) rival {
+	return rival{name, func(t testing.TB) func(string) func(uint64) error {
+		inst := instance(t, engine(t), programs(), opts)
+		ctx, cancel := context.WithCancel(t.Context())
+		t.Cleanup(cancel)
+		stack := make([]uint64, 1)
+		return func(name string) func(uint64) error {
+			f := function(t, inst, name)
+			return func(n uint64) error {
+				stack[0] = n
+				return f.Call(ctx, stack)
+			}
+		}
+	}}
+}
+
+// limits are modules with none, metered ones, and those that an engine
+// interrupts by its own means.
+func limits(bare, metered func(testing.TB) engines.WasmEngine) []rival {
+	return []rival{
+		with("bare", bare, engines.CompileOptions{}),
+		with("deadline", metered, engines.CompileOptions{Interruptible: true}),
+		with("fuel", metered, engines.CompileOptions{Fuel: math.MaxInt64}),
+		with("depth", metered, engines.CompileOptions{Interruptible: true, CallDepth: 10_000}),
 	}
-	insts := make([]engines.Instance, len(variants))
-	for i, v := range variants {
-		insts[i] = instance(b, v.engine(b), programs(), v.opts)
+}
+
+// BenchmarkWazero compares modules that are metered with the same unmetered,
+// and with wazero's own way to interrupt, WithCloseOnContextDone.
+func BenchmarkWazero(b *testing.B) {
+	benchmark(b, append(limits(bare, metered), with("close-on-context-done", bare, engines.CompileOptions{Interruptible: true})))
+}
+
+func benchmark(b *testing.B, rivals []rival) {
+	loaded := make([]func(string) func(uint64) error, len(rivals))
+	for i, r := range rivals {
+		loaded[i] = r.load(b)
 	}
 	for _, p := range []struct {
 		name string
 		n    uint64
 	}{
-		{"tight", 1e6}, {"bytesum", 1e6}, {"multiply", 1e6}, {"fib", 25}, {"memory4", 1 << 20}, {"nested", 1e5}, {"leafcalls", 1e6}, {"calls", 1e6}, {"sieve", 1 << 20}, {"copies", 1e5},
+		{"tight", 1e6}, {"bytesum", 1e6}, {"multiply", 1e6}, {"fib", 25}, {"memory4", 1 << 20}, {"nested", 1e5},
+		{"leafcalls", 1e6}, {"calls", 1e6}, {"sieve", 1 << 20}, {"copies", 1e5},
 	} {
-		for i, v := range variants {
-			b.Run(p.name+"/"+v.name, func(b *testing.B) {
-				f := function(b, insts[i], p.name)
-				ctx, cancel := context.WithCancel(b.Context())
-				defer cancel()
-				stack := make([]uint64, 1)
-				for b.Loop() {
-					stack[0] = p.n
-					if err := f.Call(ctx, stack); err != nil {
-						b.Fatal(err)
-					}
-				}
-			})
-		}
+		b.Run(p.name, func(b *testing.B) {
+			list := make([]versus.Rival, len(rivals))
+			for i, r := range rivals {
+				run := loaded[i](p.name)
+				list[i] = versus.Rival{Name: r.name, Do: func() error { return run(p.n) }}
+			}
+			versus.Run(b, list...)
+		})
 	}
 }
 
