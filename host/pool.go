@@ -415,7 +415,7 @@ func (p *pool) status() *PoolStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.image == nil {
-		return &PoolStatus{}
+		return &PoolStatus{Reason: "the trust level has changed, and there was no call since"}
 	}
 	return &PoolStatus{Reason: p.image.reason, Image: p.image.size(), Idle: len(p.image.idle)}
 }

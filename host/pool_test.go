@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/go-hclog"
 
 	"forgeone.dev/forgeone/abi"
 	"forgeone.dev/forgeone/abi/forge"
@@ -436,7 +437,8 @@ func TestWithoutAnImage(t *testing.T) {
 		}, sharedEngine},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			k := newKernelOn(t, tc.engine)
+			var log bytes.Buffer
+			k := newKernelOn(t, tc.engine, host.WithLogger(hclog.New(&hclog.LoggerOptions{Output: &log})))
 			cfg := k.hoarder(tc.init)
 			id := k.start(cfg)
 			if s := k.pool(id); !strings.Contains(s.Reason, tc.want) || s.Image != 0 {
@@ -449,6 +451,9 @@ func TestWithoutAnImage(t *testing.T) {
 				if s := k.pool(id); s.Idle != 0 {
 					t.Errorf("%d instances wait", s.Idle)
 				}
+			}
+			if n := strings.Count(log.String(), tc.want); n != 1 {
+				t.Errorf("the reason is logged %d times:\n%s", n, &log)
 			}
 			if len(inits) != 4 {
 				t.Errorf("%d initialisations for 4 calls", len(inits))
