@@ -61,7 +61,7 @@ const (
 )
 
 func (r *Report) chart(p ProgramReport) chart {
-	c := chart{Name: p.Name, Work: p.Work}
+	c := chart{Name: visible(p.Name), Work: visible(p.Work)}
 	var longest float64
 	var cells []Cell
 	for _, cell := range r.Cells {

@@ -38,15 +38,10 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 func plain(s string) string {
 	var b strings.Builder
 	for _, r := range s {
-		switch {
-		case strings.ContainsRune("\\`*_[]<>|#&!~", r):
+		if strings.ContainsRune("\\`*_[]<>|#&!~", r) {
 			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r < ' ' || r == 0x7f:
-			b.WriteByte(' ')
-		default:
-			b.WriteRune(r)
 		}
+		b.WriteRune(r)
 	}
 	return b.String()
 }

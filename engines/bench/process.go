@@ -1,12 +1,14 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os/exec"
+	"strings"
 	"sync"
 	"time"
 )
@@ -122,7 +124,7 @@ func (s *remote) ask(ctx context.Context, question any) (reply, error) {
 	}
 	s.kill()
 	if end := s.wait(); limited.Err() == nil {
-		err = fmt.Errorf("the process of the engine ended: %w%s", errors.Join(end, err), s.stderr.wrote())
+		err = fmt.Errorf("the process of the engine ended: %w%s", cmp.Or(end, err), s.stderr.wrote())
 	}
 	return r, err
 }
@@ -181,5 +183,5 @@ func (t *tail) wrote() string {
 	if len(t.text) == 0 {
 		return ""
 	}
-	return "; it wrote: " + string(t.text)
+	return "; it wrote: " + strings.TrimSpace(string(t.text))
 }

@@ -3,11 +3,14 @@ package bench
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
-// Section is a table of a report for people.
+// Section is a table of a report for people. Names and reasons come from modules:
+// control characters in them, and what is invisible, are escaped.
 type Section struct {
 	Title  string
 	Note   string
@@ -33,6 +36,9 @@ func (r *Report) Facts() []string {
 	if !r.Complete {
 		facts = append(facts, "The run was interrupted: this is what there was.")
 	}
+	for i := range facts {
+		facts[i] = visible(facts[i])
+	}
 	return facts
 }
 
@@ -55,7 +61,29 @@ func (r *Report) Sections() []Section {
 	if missing := r.unmeasured(); len(missing.Rows) > 0 {
 		s = append(s, missing)
 	}
-	return slices.DeleteFunc(s, func(s Section) bool { return len(s.Rows) == 0 })
+	s = slices.DeleteFunc(s, func(s Section) bool { return len(s.Rows) == 0 })
+	for _, section := range s {
+		for _, row := range section.Rows {
+			for i := range row {
+				row[i] = visible(row[i])
+			}
+		}
+	}
+	return s
+}
+
+// visible escapes what does not show.
+func visible(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		q := strconv.QuoteRune(r)
+		b.WriteString(q[1 : len(q)-1])
+	}
+	return b.String()
 }
 
 // figures are the medians in a place.
