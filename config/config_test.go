@@ -237,12 +237,18 @@ plugin "n" {
     instances = 2
   }
 }
+compile {
+  timeout    = "90s"
+  memory     = "256MiB"
+  cache_size = "10MiB"
+}
 `)
 	equal(t, "kernel", c.Kernel, Kernel{
 		Name: "edge-1", StateDir: filepath.Join(d, "state"), Socket: filepath.Join(d, "state", "control.sock"),
 		Enforcement: zta.Permissive, RootPublicKey: "root key", IdleMemory: 32 << 20,
 	})
 	equal(t, "engines", c.Engines, []Engine{{Name: "wasmer", Default: true}, {Name: "wazero"}})
+	equal(t, "compile", c.Compile, Compile{Timeout: 90 * time.Second, Memory: 256 << 20, CacheDir: filepath.Join(d, "state", "cache"), CacheSize: 10 << 20})
 	c.Audit.Clock = nil
 	equal(t, "audit", c.Audit, audit.Options{
 		Dir: filepath.Join(d, "log"), Key: "signer\n", Durability: audit.Disk,
@@ -335,43 +341,44 @@ func TestRefused(t *testing.T) {
 		line int
 		want []string
 	}{
-		"policy without scope":   {"policy \"p\" {\n  syscalls = []\n}\n", 11, []string{`["*"]`}},
-		"policy empty plugins":   {"policy \"p\" {\n  syscalls = [\"*\"]\n  plugins = []\n}\n", 12, []string{"empty list"}},
-		"policy unknown group":   {"policy \"p\" {\n  syscalls = [\"*\"]\n  groups = [\"g\"]\n}\n", 12, []string{`no group "g"`}},
-		"policy bad pattern":     {"policy \"p\" {\n  syscalls = [\"*\"]\n  resources = [\"file:///a\",\n    \"file://x\"]\n}\n", 13, []string{"absolute guest path"}},
-		"no position":            {"policy \"p\" {\n  syscalls = [\"*\"]\n  arg \"-1\" {}\n}\n", 12, []string{"position"}},
-		"bad expression":         {"policy \"p\" {\n  syscalls = [\"*\"]\n  arg \"2\" {\n    deny = \"(\"\n  }\n}\n", 13, []string{"arg.2.deny"}},
-		"no default engine":      {"engine \"wazero\" {}\nengine \"wasmer\" {}\n", 10, []string{"default = true"}},
-		"two default engines":    {"engine \"wazero\" {\n  default = true\n}\nengine \"wasmer\" {\n  default = true\n}\n", 14, []string{`"wazero"`, ":10"}},
-		"mounted twice":          {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  mount \"/d\" {\n    host = \".\"\n  }\n  mount \"/d\" {\n    host = \".\"\n  }\n}\n", 16, []string{"stands twice", ":13,3"}},
-		"native with memory":     {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sandbox = \"none\"\n  sha256 = \"" + sum("module") + "\"\n  limits {\n    memory = \"1MiB\"\n  }\n}\n", 16, []string{"not built yet for native"}},
-		"two condition errors":   {"policy \"p\" {\n  syscalls = [\"*\"]\n  when = \"nobody && nothing\"\n}\n", 12, []string{"'nobody'", "'nothing'"}},
-		"policies of one name":   {"policy \"p\" {\n  syscalls = [\"*\"]\n}\npolicy \"p\" {\n  syscalls = [\"*\"]\n}\n", 13, []string{":10,1"}},
-		"label that is empty":    {"policy \"\" {\n  syscalls = [\"*\"]\n}\n", 10, []string{"no label"}},
-		"second kernel":          {"kernel {\n  name = \"k\"\n  state_dir = \"s\"\n}\n", 10, []string{"stands twice", ":2,1"}},
-		"label too many":         {"engine \"wazero\" \"x\" {}\n", 10, []string{"label too many"}},
-		"signed without key":     {"identity \"i\" {\n  trust_vector = \"signed\"\n}\n", 10, []string{"public_key is missing"}},
-		"root without key":       {"identity \"i\" {\n  trust_vector = \"root\"\n}\n", 11, []string{"kernel.root_public_key"}},
-		"reserved identity":      {"identity \"plugin:p\" {\n  trust_vector = \"unverified\"\n}\n", 10, []string{"cannot be an identity"}},
-		"option as block":        {"engine \"wazero\" {\n  default {}\n}\n", 11, []string{"not a block"}},
-		"conditional":            {"engine \"wazero\" {\n  default = 1 == 1 ? true : false\n}\n", 11, []string{"not programs"}},
-		"function":               {"engine \"wazero\" {\n  isolation = upper(\"a\")\n}\n", 11, []string{"upper"}},
-		"env that is not text":   {"identity \"i\" {\n  trust_vector = env(\"NOT_TEXT\")\n}\n", 11, []string{"not text"}},
-		"file that is a folder":  {"identity \"i\" {\n  trust_vector = file(\".\")\n}\n", 11, []string{"is a directory"}},
-		"plugin with a bad name": {"plugin \"a/b\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n}\n", 10, []string{"cannot name a plugin"}},
-		"kept state in parallel": {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  state = \"keep\"\n  limits {\n    instances = 2\n  }\n}\n", 15, []string{"one instance"}},
-		"kept state in a pool":   {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  state = \"keep\"\n  pool {}\n}\n", 14, []string{"one instance"}},
-		"native in a pool":       {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sandbox = \"none\"\n  sha256 = \"" + sum("module") + "\"\n  pool {}\n}\n", 15, []string{"one process"}},
-		"more idle than may be":  {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  pool {\n    max_idle = 0\n    min_idle = 1\n  }\n}\n", 15, []string{"min_idle is 1, pool.max_idle 0"}},
-		"idle below zero":        {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  pool {\n    min_idle = -1\n  }\n}\n", 14, []string{"from 0 to"}},
-		"native unpinned":        {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sandbox = \"none\"\n}\n", 10, []string{"sha256 is missing"}},
-		"native without a jail":  {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sha256 = \"" + sum("module") + "\"\n}\n", 10, []string{"sandbox is missing", "not built yet"}},
-		"two artifacts":          {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  native = \"p.wasm\"\n  trust_level = \"core\"\n}\n", 10, []string{"two artifacts"}},
-		"idle signature":         {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  signature = \"x\"\n}\n", 13, []string{"nothing can verify"}},
-		"api of nobody":          {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  capabilities {\n    apis = [\"q/f\"]\n  }\n}\n", 14, []string{`no plugin "q"`}},
-		"far above the level":    {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"limited\"\n  capabilities {\n    syscalls = [\"kv_get\",\n      \"proc_*\"]\n  }\n}\n", 15, []string{`"core"`}},
-		"size out of range":      {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  limits {\n    memory = \"99999999999GiB\"\n  }\n}\n", 14, []string{"out of range"}},
-		"syntax":                 {"engine \"wazero\" {\n", 10, nil},
+		"policy without scope":    {"policy \"p\" {\n  syscalls = []\n}\n", 11, []string{`["*"]`}},
+		"policy empty plugins":    {"policy \"p\" {\n  syscalls = [\"*\"]\n  plugins = []\n}\n", 12, []string{"empty list"}},
+		"policy unknown group":    {"policy \"p\" {\n  syscalls = [\"*\"]\n  groups = [\"g\"]\n}\n", 12, []string{`no group "g"`}},
+		"policy bad pattern":      {"policy \"p\" {\n  syscalls = [\"*\"]\n  resources = [\"file:///a\",\n    \"file://x\"]\n}\n", 13, []string{"absolute guest path"}},
+		"no position":             {"policy \"p\" {\n  syscalls = [\"*\"]\n  arg \"-1\" {}\n}\n", 12, []string{"position"}},
+		"bad expression":          {"policy \"p\" {\n  syscalls = [\"*\"]\n  arg \"2\" {\n    deny = \"(\"\n  }\n}\n", 13, []string{"arg.2.deny"}},
+		"no default engine":       {"engine \"wazero\" {}\nengine \"wasmer\" {}\n", 10, []string{"default = true"}},
+		"two default engines":     {"engine \"wazero\" {\n  default = true\n}\nengine \"wasmer\" {\n  default = true\n}\n", 14, []string{`"wazero"`, ":10"}},
+		"mounted twice":           {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  mount \"/d\" {\n    host = \".\"\n  }\n  mount \"/d\" {\n    host = \".\"\n  }\n}\n", 16, []string{"stands twice", ":13,3"}},
+		"native with memory":      {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sandbox = \"none\"\n  sha256 = \"" + sum("module") + "\"\n  limits {\n    memory = \"1MiB\"\n  }\n}\n", 16, []string{"not built yet for native"}},
+		"two condition errors":    {"policy \"p\" {\n  syscalls = [\"*\"]\n  when = \"nobody && nothing\"\n}\n", 12, []string{"'nobody'", "'nothing'"}},
+		"policies of one name":    {"policy \"p\" {\n  syscalls = [\"*\"]\n}\npolicy \"p\" {\n  syscalls = [\"*\"]\n}\n", 13, []string{":10,1"}},
+		"label that is empty":     {"policy \"\" {\n  syscalls = [\"*\"]\n}\n", 10, []string{"no label"}},
+		"second kernel":           {"kernel {\n  name = \"k\"\n  state_dir = \"s\"\n}\n", 10, []string{"stands twice", ":2,1"}},
+		"label too many":          {"engine \"wazero\" \"x\" {}\n", 10, []string{"label too many"}},
+		"signed without key":      {"identity \"i\" {\n  trust_vector = \"signed\"\n}\n", 10, []string{"public_key is missing"}},
+		"root without key":        {"identity \"i\" {\n  trust_vector = \"root\"\n}\n", 11, []string{"kernel.root_public_key"}},
+		"reserved identity":       {"identity \"plugin:p\" {\n  trust_vector = \"unverified\"\n}\n", 10, []string{"cannot be an identity"}},
+		"option as block":         {"engine \"wazero\" {\n  default {}\n}\n", 11, []string{"not a block"}},
+		"conditional":             {"engine \"wazero\" {\n  default = 1 == 1 ? true : false\n}\n", 11, []string{"not programs"}},
+		"function":                {"engine \"wazero\" {\n  isolation = upper(\"a\")\n}\n", 11, []string{"upper"}},
+		"env that is not text":    {"identity \"i\" {\n  trust_vector = env(\"NOT_TEXT\")\n}\n", 11, []string{"not text"}},
+		"file that is a folder":   {"identity \"i\" {\n  trust_vector = file(\".\")\n}\n", 11, []string{"is a directory"}},
+		"plugin with a bad name":  {"plugin \"a/b\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n}\n", 10, []string{"cannot name a plugin"}},
+		"kept state in parallel":  {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  state = \"keep\"\n  limits {\n    instances = 2\n  }\n}\n", 15, []string{"one instance"}},
+		"kept state in a pool":    {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  state = \"keep\"\n  pool {}\n}\n", 14, []string{"one instance"}},
+		"native in a pool":        {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sandbox = \"none\"\n  sha256 = \"" + sum("module") + "\"\n  pool {}\n}\n", 15, []string{"one process"}},
+		"more idle than may be":   {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  pool {\n    max_idle = 0\n    min_idle = 1\n  }\n}\n", 15, []string{"min_idle is 1, pool.max_idle 0"}},
+		"idle below zero":         {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  pool {\n    min_idle = -1\n  }\n}\n", 14, []string{"from 0 to"}},
+		"native unpinned":         {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sandbox = \"none\"\n}\n", 10, []string{"sha256 is missing"}},
+		"native without a jail":   {"plugin \"p\" {\n  native = \"p.wasm\"\n  trust_level = \"core\"\n  sha256 = \"" + sum("module") + "\"\n}\n", 10, []string{"sandbox is missing", "not built yet"}},
+		"two artifacts":           {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  native = \"p.wasm\"\n  trust_level = \"core\"\n}\n", 10, []string{"two artifacts"}},
+		"idle signature":          {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  signature = \"x\"\n}\n", 13, []string{"nothing can verify"}},
+		"api of nobody":           {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  capabilities {\n    apis = [\"q/f\"]\n  }\n}\n", 14, []string{`no plugin "q"`}},
+		"far above the level":     {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"limited\"\n  capabilities {\n    syscalls = [\"kv_get\",\n      \"proc_*\"]\n  }\n}\n", 15, []string{`"core"`}},
+		"size out of range":       {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  limits {\n    memory = \"99999999999GiB\"\n  }\n}\n", 14, []string{"out of range"}},
+		"compiler without memory": {"compile {\n  memory = \"1MiB\"\n}\n", 11, []string{"at least 128MiB"}},
+		"syntax":                  {"engine \"wazero\" {\n", 10, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := load(t, dir(t, map[string]string{"p.wasm": "module"}), around+c.src)

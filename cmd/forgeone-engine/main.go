@@ -83,7 +83,7 @@ func newRoot() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newInfo(), newCall(), newBench(), newServe())
+	root.AddCommand(newInfo(), newCall(), newBench(), newServe(), newCompile())
 	return root
 }
 

@@ -87,6 +87,7 @@ func TestCall(t *testing.T) {
 		{[]string{"info", "--nonsense"}, exitUsage, "", "nonsense"},
 		{[]string{"nonsense"}, exitUsage, "", "nonsense"},
 		{[]string{"serve"}, exitFailed, "", "started by a kernel"},
+		{[]string{"compile"}, exitFailed, "", "started by a kernel"},
 		{nil, exitUsage, "", "info, call, bench or serve"},
 	} {
 		code, stdout, stderr := execute(c.args...)

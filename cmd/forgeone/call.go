@@ -17,6 +17,7 @@ import (
 	"forgeone.dev/forgeone/cmd/forgeone/builtins"
 	"forgeone.dev/forgeone/config"
 	"forgeone.dev/forgeone/control"
+	"forgeone.dev/forgeone/engines/cache"
 	"forgeone.dev/forgeone/host"
 	"forgeone.dev/forgeone/syscalls"
 	"forgeone.dev/forgeone/zta"
@@ -26,6 +27,7 @@ import (
 type callOptions struct {
 	engine, abi, input, config, auditDir string
 	timeout                              time.Duration
+	noCache                              bool
 }
 
 func (c *cli) call() *cobra.Command {
@@ -80,7 +82,9 @@ Functions of forge/1 and native plugins take --input.`,
 	cmd.Flags().StringVar(&o.config, "config", "", "configuration that PLUGIN is in")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "how long the call may take, such as 2s; default as configured")
 	cmd.Flags().StringVar(&o.auditDir, "audit-dir", "", "keep the audit log of the call of a module in this directory")
+	cmd.Flags().BoolVar(&o.noCache, "no-cache", false, "compile the module anew, and do not keep its machine code")
 	cmd.MarkFlagsMutuallyExclusive("config", "audit-dir")
+	cmd.MarkFlagsMutuallyExclusive("config", "no-cache")
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		if flag, ok := strings.CutPrefix(err.Error(), "unknown shorthand flag: '"); ok && strings.ContainsAny(flag[:1], "0123456789.") {
 			err = fmt.Errorf("%w; put -- before a negative number", err)
@@ -320,6 +324,10 @@ func (q *call) module(ctx context.Context, path string) (_ []byte, err error) {
 	if err != nil {
 		return nil, &usageError{err}
 	}
+	var compile cache.Config
+	if !q.options.noCache {
+		compile = compilingAlone(engine.Name, q.logger())
+	}
 	registry, err := newRegistry(syscalls.Options{Stdio: func(_, _ string, p []byte) {
 		_, _ = io.WriteString(q.err, paragraph(strings.TrimSuffix(string(p), "\n"))+"\n") // as far as it can be shown
 	}})
@@ -331,7 +339,7 @@ func (q *call) module(ctx context.Context, path string) (_ []byte, err error) {
 		return nil, err
 	}
 	opts := []host.Option{
-		host.WithEngine(engine.New), host.WithSyscalls(registry), host.WithLogger(q.logger()),
+		host.WithEngine(engine.Guarded(compile, q.logger().Named("engine"))), host.WithSyscalls(registry), host.WithLogger(q.logger()),
 		host.WithPolicies(zta.Enforce, zta.Policy{Name: "runtime", Syscalls: runtimeNeeds}),
 	}
 	if q.options.auditDir != "" {

@@ -96,7 +96,7 @@ func openKernel(cfg *config.Config, logger hclog.Logger) (_ *kernel, err error) 
 		return nil, err
 	}
 	for _, e := range engines {
-		opts = append(opts, host.WithEngine(e.New))
+		opts = append(opts, host.WithEngine(e.Guarded(compiling(cfg, e.Name), logger.Named("engine"))))
 	}
 	if k.host, err = host.NewPluginHost(opts...); err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"forgeone.dev/forgeone/abi/wasi"
 	"forgeone.dev/forgeone/cmd/forgeone/builtins"
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/cache"
 )
 
 func (c *cli) module() *cobra.Command {
@@ -78,7 +79,7 @@ func inspect(ctx context.Context, engine, path string) (_ moduleInfo, err error)
 	if err != nil {
 		return moduleInfo{}, &usageError{err}
 	}
-	e, err := found.New()
+	e, err := found.Guarded(cache.Config{}, nil)()
 	if err != nil {
 		return moduleInfo{}, fmt.Errorf("engine %s: %w", found.Name, err)
 	}

@@ -77,7 +77,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 blocked by policy,
 	})
 	root.SetVersionTemplate("{{.Version}}\n")
 	return group(root,
-		c.serve(), c.status(), c.call(), c.plugin(), c.module(), c.policy(), c.quarantine(), c.audit(), c.engines(), c.bench(), c.doctor(), c.version(),
+		c.serve(), c.status(), c.call(), c.plugin(), c.module(), c.policy(), c.quarantine(), c.audit(), c.engines(), c.bench(), c.doctor(), c.version(), c.compile(),
 	)
 }
 

@@ -16,8 +16,10 @@ package cache
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -47,6 +49,26 @@ type Config struct {
 	MaxBytes int64         `json:"max_bytes,omitempty"` // of all entries together; 0 for DefaultMaxBytes
 	Timeout  time.Duration `json:"timeout,omitempty"`   // of one compilation; 0 for DefaultTimeout
 	Memory   int64         `json:"memory,omitempty"`    // of one compilation, in bytes; 0 for DefaultMemory
+}
+
+// EnvConfig is the environment variable in which a process is told the [Config]
+// of the engine that it runs, as [Config.String] writes it.
+const EnvConfig = "FORGEONE_COMPILE"
+
+// String is the configuration as JSON.
+func (c Config) String() string {
+	b, _ := json.Marshal(c) // strings and numbers: it does not fail
+	return string(b)
+}
+
+// ConfigFromEnv is the configuration in [EnvConfig], the zero one if it is unset.
+func ConfigFromEnv() (c Config, err error) {
+	if text, ok := os.LookupEnv(EnvConfig); ok {
+		if err = json.Unmarshal([]byte(text), &c); err != nil {
+			err = fmt.Errorf("%s: %w", EnvConfig, err)
+		}
+	}
+	return c, err
 }
 
 // Options are how an engine is wrapped.

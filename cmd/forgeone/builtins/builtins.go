@@ -21,6 +21,7 @@ import (
 
 	"forgeone.dev/forgeone/config"
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/cache"
 	"forgeone.dev/forgeone/engines/meter"
 	"forgeone.dev/forgeone/engines/wazero"
 	"forgeone.dev/forgeone/engines/worker"
@@ -78,7 +79,7 @@ func findWorker(name string, logger hclog.Logger) (Engine, error) {
 	if fi, err := os.Stat(path); err != nil || !fi.Mode().IsRegular() {
 		return Engine{}, fmt.Errorf("engine %q is not linked into this binary, and there is no %s to run it: make build makes those that this version has, where there is a C compiler; forgeone engines lists what there is", name, path)
 	}
-	return Engine{Name: name, Worker: path, New: inWorker(name, path, logger)}, nil
+	return Engine{Name: name, Worker: path, New: inWorker(name, path, cache.Config{}, logger)}, nil
 }
 
 // WorkerPath is where the binary of an engine is looked for.
@@ -103,15 +104,17 @@ func metered(n host.NewEngine) host.NewEngine {
 // inWorker starts the engine's binary. It is as trusted as the kernel's own,
 // beside which it lies: its checksum keeps it the same for as long as the kernel
 // runs.
-func inWorker(name, path string, logger hclog.Logger) host.NewEngine {
+func inWorker(name, path string, compile cache.Config, logger hclog.Logger) host.NewEngine {
 	return func() (engines.WasmEngine, error) {
+		env := libraries(filepath.Dir(path))
+		env[cache.EnvConfig] = compile.String()
 		b, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("engine %s: %w", name, err)
 		}
 		sum := sha256.Sum256(b)
 		e, err := worker.New(worker.Config{
-			Binary: path, SHA256: hex.EncodeToString(sum[:]), Engine: name, Env: libraries(filepath.Dir(path)), Logger: logger,
+			Binary: path, SHA256: hex.EncodeToString(sum[:]), Engine: name, Env: env, Logger: logger,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("engine %s: %w", name, err)
@@ -129,5 +132,5 @@ func libraries(dir string) map[string]string {
 	case "darwin":
 		return map[string]string{"DYLD_LIBRARY_PATH": dir}
 	}
-	return nil
+	return map[string]string{}
 }
