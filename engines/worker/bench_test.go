@@ -147,3 +147,38 @@ func echoSocket(path string) {
 	}
 	_, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
 }
+
+// BenchmarkPristine is a call of an instance that is as new: one that is made
+// from a snapshot and closed, and one that is restored.
+func BenchmarkPristine(b *testing.B) {
+	for _, engine := range []struct {
+		name string
+		make func(testing.TB) engines.WasmEngine
+	}{
+		{"worker", func(t testing.TB) engines.WasmEngine { return newEngine(t, config(t)) }},
+		{"inprocess", inProcess},
+	} {
+		mod, first := compileTally(b, engine.make(b), engines.CompileOptions{Snapshots: true, Interruptible: true})
+		snap := capture(b, mod, first)
+		b.Run(engine.name+"/new", func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				inst := revive(b, snap)
+				next(b, inst)
+				if err := inst.Close(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(engine.name+"/restored", func(b *testing.B) {
+			inst := revive(b, snap)
+			b.ReportAllocs()
+			for b.Loop() {
+				next(b, inst)
+				if !snap.Restore(inst) {
+					b.Fatal("not restored")
+				}
+			}
+		})
+	}
+}

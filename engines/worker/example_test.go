@@ -18,7 +18,7 @@ func ExampleNew() {
 		fmt.Println(err)
 		return
 	}
-	e, err := worker.New(worker.Config{Binary: cfg.Binary, SHA256: cfg.SHA256, Env: map[string]string{roleEnv: "metered"}})
+	e, err := worker.New(worker.Config{Binary: cfg.Binary, SHA256: cfg.SHA256, Env: map[string]string{roleEnv: "wazero"}})
 	if err != nil {
 		fmt.Println(err)
 		return

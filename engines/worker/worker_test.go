@@ -39,6 +39,7 @@ const lieEnv = "WORKER_TEST_LIE"
 var roles = map[string]func() error{
 	"bare":    func() error { return worker.Serve(newInProcess, engineName != "wazero") },
 	"metered": func() error { return worker.Serve(newMetered, engineName != "wazero") },
+	"wazero":  func() error { return worker.Serve(wazero.New, false) },
 	// An engine that cannot interrupt.
 	"stubborn": func() error {
 		return worker.Serve(func() (engines.WasmEngine, error) {
