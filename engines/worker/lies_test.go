@@ -3,6 +3,7 @@
 package worker_test
 
 import (
+	"bytes"
 	"slices"
 
 	"forgeone.dev/forgeone/engines"
@@ -27,6 +28,29 @@ func instead(op byte, of func(frame []byte) []byte) struct {
 
 // always is a frame, whatever it takes the place of.
 func always(frame []byte) func([]byte) []byte { return func([]byte) []byte { return frame } }
+
+// snapshotLies are those about snapshots.
+var snapshotLies []string
+
+// snapshot has a worker lie about a snapshot's size or, with opDone, about what
+// is restored: before that, host functions are defined.
+func snapshot(op byte, name string, instead []byte) {
+	snapshotLies = append(snapshotLies, name)
+	told, done := false, 0
+	lies[name] = struct {
+		op  byte
+		lie func(frame []byte) []byte
+	}{op, func(frame []byte) []byte {
+		size := bytes.Equal(frame, worker.Frame(worker.OpWord, 0, 0, 1, 0, 0, 0, 0, 0))
+		if told = told || size; told && frame[4] == worker.OpDone {
+			done++
+		}
+		if size && op == worker.OpWord || done == 2 && op == worker.OpDone {
+			return instead
+		}
+		return frame
+	}}
+}
 
 func init() {
 	result, word := worker.OpResult, make([]byte, 8)
@@ -57,5 +81,10 @@ func init() {
 	lies["done for data"] = instead(worker.OpData, always(worker.Frame(worker.OpDone)))
 	lies["silence"] = instead(result, always(nil))
 	lies["half a frame"] = instead(result, func(f []byte) []byte { return f[:len(f)-1] })
+	snapshot(worker.OpWord, "a snapshot of 1 TiB", worker.Frame(worker.OpWord, 0, 0, 0, 0, 0, 1, 0, 0))
+	snapshot(worker.OpWord, "done for a snapshot", worker.Frame(worker.OpDone))
+	snapshot(worker.OpWord, "a result for a snapshot", worker.Frame(result, word...))
+	snapshot(worker.OpDone, "done and more", worker.Frame(worker.OpDone, 1))
+	snapshot(worker.OpDone, "a word for done", worker.Frame(worker.OpWord, word...))
 	lies["a flood"] = instead(result, always(make([]byte, 16<<20)))
 }

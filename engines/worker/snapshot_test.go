@@ -233,3 +233,24 @@ func TestSnapshotClosedWhileUsed(t *testing.T) {
 		t.Errorf("the workers are %v, were %v", after, before)
 	}
 }
+
+// What a worker lies about a snapshot costs its life, and restores nothing.
+func TestSnapshotLies(t *testing.T) {
+	for _, name := range snapshotLies {
+		t.Run(name, func(t *testing.T) {
+			e := newLiar(t, name)
+			mod, inst := compileTally(t, e, capturable)
+			snap, err := mod.(engines.Snapshotter).Snapshot(inst)
+			if err == nil {
+				revived := revive(t, snap)
+				if snap.Restore(revived) {
+					t.Error("restored by a lie")
+				}
+				_, err = revived.Func("next")
+			}
+			if crash := wantCrash(t, err); crash.Killed == "" {
+				t.Errorf("the crash is %+v", *crash)
+			}
+		})
+	}
+}

@@ -8,10 +8,19 @@
 // they nest in the guest, so that whoever waits for an answer reads it himself:
 // no goroutine stands in between.
 //
-// A worker that ends, hangs, breaks the protocol or does not end a cancelled
-// call is killed; what it held answers with a *[CrashError]. Modules are kept as
-// bytes and compiled anew where an instance of them is made next. An instance
-// lives and dies with its worker.
+// A worker that ends, hangs, breaks the protocol, outgrows what it serves or does
+// not end a cancelled call is killed; what it held answers with a *[CrashError].
+// Modules are kept as bytes and compiled anew where an instance of them is made
+// next. An instance and a snapshot live and die with their worker.
+//
+// Each instance has a thread of the worker's own. Where instances are linked,
+// what a host function calls of them, with the context that it was given, is run
+// by the thread that waits for the host function: an engine may allow no other
+// in (*[ReentryError]).
+//
+// What the engine promises to limit, by package meter, is limited where the
+// guest runs. A worker that hostile code has taken over can break that promise;
+// what holds then is what the kernel does from outside: the kill.
 //
 // A worker is not trusted. What it sends is bounded, and has no effect but to be
 // the answer to what it was asked, or a call of a host function that the
