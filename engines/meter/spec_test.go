@@ -51,3 +51,5 @@ func TestConformance(t *testing.T) {
 
 // The vectors of the core specification hold in modules that are rewritten.
 func TestSpec(t *testing.T) { spec.Test(t, bare, "deadline", "fuel") }
+
+func BenchmarkOvershoot(b *testing.B) { enginetest.Overshoot(b, metered) }

@@ -56,3 +56,5 @@ func (m togetherModule) Instantiate(ctx context.Context, imports engines.Imports
 func TestSpec(t *testing.T) {
 	spec.Test(t, func(t testing.TB) engines.WasmEngine { return &together{WasmEngine: newEngine(t)} })
 }
+
+func BenchmarkOvershoot(b *testing.B) { enginetest.Overshoot(b, metered) }
