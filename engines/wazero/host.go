@@ -6,13 +6,14 @@ import (
 	"math"
 	goruntime "runtime"
 	"sync"
+	"sync/atomic"
+	"unsafe"
 	"weak"
 
 	upstream "github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 
 	"forgeone.dev/forgeone/engines"
-	"forgeone.dev/forgeone/engines/internal/link"
 )
 
 // hostModules are the host modules a runtime has built. Compiling one costs
@@ -116,7 +117,18 @@ func (rt *runtime) hostFunc(module string, fn *engines.HostFunction) api.GoModul
 		for _, word := range narrow {
 			stack[word] &= math.MaxUint32
 		}
-		if err := link.Call(ctx, fn, rt.callers.of(mod), stack[:slots]); err != nil {
+		returned := false
+		defer func() {
+			if returned {
+				return
+			}
+			if r := recover(); r != nil {
+				panic(&engines.HostError{Module: module, Name: fn.Name, Err: engines.Panicked(r)})
+			}
+		}()
+		err := fn.Call(ctx, rt.callers.of(mod), stack[:slots])
+		returned = true
+		if err != nil {
 			panic(&engines.HostError{Module: module, Name: fn.Name, Err: err})
 		}
 	}
@@ -148,21 +160,54 @@ func valueTypes(ts []engines.ValueType) []api.ValueType {
 }
 
 // caller is what a host function sees of the instance that called it.
-type caller struct{ memory engines.Memory }
+type caller struct {
+	mod    api.Module
+	at     uintptr // the address of mod
+	memory engines.Memory
+}
+
+func newCaller(mod api.Module) *caller { return &caller{mod, address(mod), firstMemory(mod)} }
 
 func (c *caller) Memory() engines.Memory { return c.memory }
 
-// callers finds the caller for the wazero module that a host call names.
-type callers struct{ m sync.Map } // api.Module to *caller
+// callers finds the caller for the wazero module that a host call names. recent
+// has those that called last, because looking in the map takes as long as a
+// third of a host call.
+type callers struct {
+	all    sync.Map // api.Module to *caller
+	recent [64]atomic.Pointer[caller]
+}
 
 func (cs *callers) of(mod api.Module) *caller {
-	if c, ok := cs.m.Load(mod); ok {
+	at := address(mod)
+	recent := cs.slot(at)
+	if c := recent.Load(); c != nil && c.at == at {
+		return c
+	}
+	if c, ok := cs.all.Load(mod); ok {
+		recent.Store(c.(*caller))
 		return c.(*caller)
 	}
 	// A start function calls before its instance is known here.
 	return newCaller(mod)
 }
 
-func newCaller(mod api.Module) *caller {
-	return &caller{memory: firstMemory(mod)}
+// slot is where the caller of the module at an address is, if it is recent.
+func (cs *callers) slot(at uintptr) *atomic.Pointer[caller] {
+	return &cs.recent[at>>8%uintptr(len(cs.recent))]
+}
+
+// address is where a module is, which an interface has in its second word.
+// Comparing interfaces, or asking package reflect, takes longer than the rest.
+func address(mod api.Module) uintptr { return (*[2]uintptr)(unsafe.Pointer(&mod))[1] }
+
+func (cs *callers) add(mod api.Module) { cs.all.Store(mod, newCaller(mod)) }
+
+func (cs *callers) remove(mod api.Module) {
+	cs.all.Delete(mod)
+	at := address(mod)
+	recent := cs.slot(at)
+	if c := recent.Load(); c != nil && c.at == at {
+		recent.CompareAndSwap(c, nil)
+	}
 }

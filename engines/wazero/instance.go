@@ -31,7 +31,7 @@ type instance struct {
 }
 
 func newInstance(m *module, mod api.Module, imports engines.Imports, mapped *mappedMemory) *instance {
-	m.rt.callers.m.Store(mod, newCaller(mod))
+	m.rt.callers.add(mod)
 	return &instance{module: m, mod: mod, imports: imports, mapped: mapped}
 }
 
@@ -39,7 +39,7 @@ func (i *instance) Close() error {
 	if i.closed.Swap(true) { // i.mod may be closed by an interruption
 		return nil
 	}
-	i.module.rt.callers.m.Delete(i.mod)
+	i.module.rt.callers.remove(i.mod)
 	return errors.Join(i.mod.Close(context.Background()), i.module.rt.leave(i.mapped))
 }
 
@@ -56,6 +56,7 @@ func (i *instance) Func(name string) (engines.Func, error) {
 	}
 	return &function{
 		instance:      i,
+		rt:            i.module.rt,
 		name:          name,
 		typ:           t.Func,
 		slots:         t.Func.Slots(),
@@ -87,6 +88,7 @@ func (i *instance) Global(name string) engines.Global {
 
 type function struct {
 	instance      *instance
+	rt            *runtime
 	name          string
 	typ           engines.FuncType
 	slots         int
@@ -102,11 +104,13 @@ func (f *function) Call(ctx context.Context, stack []uint64) error {
 	if len(stack) < f.slots {
 		return &engines.ArgumentError{Func: f.name, Want: f.slots, Got: len(stack)}
 	}
-	mod := f.instance.mod
-	if mod.IsClosed() {
+	if f.instance.closed.Load() || f.rt.closed.Load() {
 		return engines.ErrClosed
 	}
 	if f.interruptible {
+		if f.instance.mod.IsClosed() {
+			return engines.ErrClosed // an interruption closed it
+		}
 		if err := interrupted(ctx); err != nil {
 			return err
 		}
@@ -115,7 +119,7 @@ func (f *function) Call(ctx context.Context, stack []uint64) error {
 	if f.busy {
 		// A host function called back in: wazero's function holds the stack of
 		// the call under way, so this one needs its own.
-		fn = mod.ExportedFunction(f.name)
+		fn = f.instance.mod.ExportedFunction(f.name)
 	}
 	outer := f.busy
 	f.busy = true

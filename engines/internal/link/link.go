@@ -80,12 +80,18 @@ func Function(hm *engines.HostModule, name string) *engines.HostFunction {
 
 // Call calls fn and returns a panic of it as an error.
 func Call(ctx context.Context, fn *engines.HostFunction, caller engines.Caller, stack []uint64) (err error) {
+	returned := false
 	defer func() {
+		if returned {
+			return // recover is not free, and this is the way of every call
+		}
 		if r := recover(); r != nil {
 			err = engines.Panicked(r)
 		}
 	}()
-	return fn.Call(ctx, caller, stack)
+	err = fn.Call(ctx, caller, stack)
+	returned = true
+	return err
 }
 
 // Exports indexes a module's exports by name.
