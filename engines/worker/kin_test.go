@@ -159,6 +159,7 @@ func callAdd(ctx context.Context, inst engines.Instance, n, want uint64) error {
 // What a host function calls of the kin of its caller is run by the thread that
 // waits for it, at any depth; so are start functions.
 func TestReentry(t *testing.T) {
+	t.Parallel()
 	for name, cfg := range map[string]func(testing.TB) worker.Config{
 		engineName: config,
 		"single":   func(t testing.TB) worker.Config { return role(t, "single") },
@@ -214,6 +215,7 @@ func TestReentry(t *testing.T) {
 
 // Errors and ends of nested calls are those of the call that they are of.
 func TestReentryErrors(t *testing.T) {
+	t.Parallel()
 	r := newRelatives(t, newEngine(t, config(t)))
 	errDeep := errors.New("deep")
 	depth := 0

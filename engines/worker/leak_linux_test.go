@@ -93,6 +93,7 @@ func fn2(inst engines.Instance) error {
 
 // A worker does not grow with the instances that it had.
 func TestWorkerMemory(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	mod, err := e.Compile(t.Context(), spinning(), engines.CompileOptions{})
 	if err != nil {

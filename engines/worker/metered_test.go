@@ -27,6 +27,7 @@ func wantLimit(t testing.TB, err error, want meter.LimitError) {
 // A module beyond a limit is refused by the worker, and one that is too large
 // before the worker has it.
 func TestModuleLimits(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	cfg.MaxModuleBytes = 4096
 	e := newEngine(t, cfg)
@@ -42,6 +43,7 @@ func TestModuleLimits(t *testing.T) {
 
 // Memory of a worker's is not the kernel's to map.
 func TestMappedMemory(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	_, err := e.Compile(t.Context(), spinning(), engines.CompileOptions{MappedMemory: true})
 	if _, ok := errors.AsType[*engines.UnsupportedError](err); !ok || e.Info().MappedMemory {
@@ -51,6 +53,7 @@ func TestMappedMemory(t *testing.T) {
 
 // A worker that does not meter holds no limits, and says so.
 func TestBare(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, role(t, "bare"))
 	_, err := e.Compile(t.Context(), spinning(), engines.CompileOptions{Fuel: 1})
 	if _, ok := errors.AsType[*engines.UnsupportedError](err); !ok || e.Info().Metering {
@@ -66,6 +69,7 @@ func TestBare(t *testing.T) {
 // Fuel and the deadline hold where the guest runs, and their traps and counts
 // are the kernel's to see. No worker dies for them.
 func TestMetered(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	mod, err := e.Compile(t.Context(), spinning(), engines.CompileOptions{Fuel: 1 << 20, Interruptible: true})
 	if err != nil {

@@ -77,6 +77,7 @@ var capturable = engines.CompileOptions{Snapshots: true, Fuel: 1 << 30}
 // Instances of a snapshot begin as the one that was captured stood, and again
 // when they are restored, whatever the host knew of them.
 func TestSnapshot(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	mod, first := compileTally(t, e, capturable)
 	if got := next(t, first); got != 106 {
@@ -138,6 +139,7 @@ func TestSnapshot(t *testing.T) {
 
 // What cannot be captured says why.
 func TestSnapshotRefused(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	mod, inst := compileTally(t, e, engines.CompileOptions{})
 	other, _ := compileTally(t, e, capturable)
@@ -158,6 +160,7 @@ func TestSnapshotRefused(t *testing.T) {
 
 // A snapshot ends with its worker, and says that it is the snapshot that ended.
 func TestSnapshotGone(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(t *testing.T, e engines.WasmEngine, mod engines.Module){
 		"crash": func(t *testing.T, e engines.WasmEngine, _ engines.Module) { kill(t, e, syscall.SIGKILL) },
 		"replacement": func(t *testing.T, e engines.WasmEngine, mod engines.Module) {
@@ -203,6 +206,7 @@ func TestSnapshotGone(t *testing.T) {
 // A snapshot that is closed while instances are made of it costs no worker its
 // life.
 func TestSnapshotClosedWhileUsed(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	before := worker.PIDs(e)
 	mod, first := compileTally(t, e, capturable)
@@ -236,6 +240,7 @@ func TestSnapshotClosedWhileUsed(t *testing.T) {
 
 // What a worker lies about a snapshot costs its life, and restores nothing.
 func TestSnapshotLies(t *testing.T) {
+	t.Parallel()
 	for _, name := range snapshotLies {
 		t.Run(name, func(t *testing.T) {
 			e := newLiar(t, name)

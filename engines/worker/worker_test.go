@@ -207,6 +207,7 @@ func kill(t testing.TB, e engines.WasmEngine, s syscall.Signal) {
 // A crash ends the calls under way, and all that the worker held answers with
 // it; the next instance is of a new worker.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	mod, err := e.Compile(t.Context(), spinning(), engines.CompileOptions{})
 	if err != nil {
@@ -261,6 +262,7 @@ func TestKilled(t *testing.T) {
 
 // What ends the compiler ends the worker, and says how and with which words.
 func TestDeaths(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, role(t, "mortal"))
 	mod, err := e.Compile(t.Context(), spinning(), engines.CompileOptions{})
 	if err != nil {
@@ -286,6 +288,7 @@ func TestDeaths(t *testing.T) {
 
 // A worker that does not answer at all is found, and killed.
 func TestHang(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	cfg.HealthEvery, cfg.HangTimeout = 50*time.Millisecond, 200*time.Millisecond
 	e := newEngine(t, cfg)
@@ -311,6 +314,7 @@ func TestHang(t *testing.T) {
 
 // A cancelled call of a worker that hangs need not wait for that to be found.
 func TestHangCancelled(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	cfg.Grace = 50 * time.Millisecond
 	e := newEngine(t, cfg)
@@ -345,6 +349,7 @@ func wantInterrupted(t testing.TB, err, cause error) {
 
 // An engine that cannot interrupt has its worker killed.
 func TestCancelStubborn(t *testing.T) {
+	t.Parallel()
 	cfg := role(t, "stubborn")
 	cfg.Grace = 50 * time.Millisecond
 	e := newEngine(t, cfg)
@@ -374,13 +379,14 @@ func TestCancelStubborn(t *testing.T) {
 
 // Time that a host function takes is not the worker's.
 func TestCancelInHost(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
-	cfg.Grace = 10 * time.Millisecond
+	cfg.Grace = 50 * time.Millisecond
 	e := newEngine(t, cfg)
 	ctx, cancel := context.WithCancel(t.Context())
 	inst := load(t, e, spinning(), env(func(ctx context.Context, _ engines.Caller) error {
 		cancel()
-		time.Sleep(10 * cfg.Grace)
+		time.Sleep(5 * cfg.Grace)
 		return ctx.Err()
 	}))
 	err := fn(t, inst, "call").Call(ctx, nil)
@@ -394,6 +400,7 @@ func TestCancelInHost(t *testing.T) {
 
 // A host error, a nested call and memory of callers keep apart at each depth.
 func TestNesting(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	m := new(asm.Module)
 	host := m.ImportFunc("env", "f", toNothing)
@@ -452,6 +459,7 @@ func TestNesting(t *testing.T) {
 
 // What is known of a global is never what it was before the guest ran.
 func TestGlobals(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	m := new(asm.Module)
 	host := m.ImportFunc("env", "f", toNothing)
@@ -516,6 +524,7 @@ func TestGlobals(t *testing.T) {
 
 // What came with a host call is read as it is when it is read.
 func TestReadAhead(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	m := new(asm.Module)
 	host := m.ImportFunc("env", "f", i32x2)
@@ -567,6 +576,7 @@ func TestReadAhead(t *testing.T) {
 
 // Memory larger than a frame passes whole or not at all.
 func TestLargeMemory(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	m := new(asm.Module)
 	m.Memory("memory", 64)
@@ -596,6 +606,7 @@ func TestLargeMemory(t *testing.T) {
 // A worker that has more memory than its instances may have is killed, and marked
 // to be the first to end if the system runs out of it before.
 func TestHoard(t *testing.T) {
+	t.Parallel()
 	if !knowsMemory {
 		t.Skip("the resident memory of a process is not known on this system")
 	}
@@ -676,6 +687,7 @@ func TestRecycling(t *testing.T) {
 
 // Instances spread over the workers; those that are linked share one.
 func TestWorkers(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	cfg.Workers = 2
 	e := newEngine(t, cfg)
@@ -699,6 +711,7 @@ func TestWorkers(t *testing.T) {
 
 // Calls, crashes and closing, all at once.
 func TestConcurrent(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	cfg.Workers = 2
 	e := newEngine(t, cfg)
@@ -736,6 +749,7 @@ func TestConcurrent(t *testing.T) {
 
 // Closing the engine ends what is under way.
 func TestCloseUnderWay(t *testing.T) {
+	t.Parallel()
 	e := newEngine(t, config(t))
 	inst := load(t, e, spinning(), env(noop))
 	done := make(chan error)
@@ -750,6 +764,7 @@ func TestCloseUnderWay(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	other := config(t)
 	other.Engine = "v8"
 	changed := config(t)
