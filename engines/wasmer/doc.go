@@ -10,9 +10,10 @@
 // What wasmer-go 1.0.4 cannot do is refused with *engines.UnsupportedError
 // before it is asked, since it would end the process instead: v128 values and
 // references do not cross the host boundary, and a running guest cannot be
-// interrupted. Memory limits are held by writing them into the module, and so is
-// what wasmer does wrong: table.set of a module's own table, where the module
-// imports another, ends the process or sets one of another table.
+// interrupted. Nor is a module compiled that has a table beside one that it
+// imports: there wasmer looks for its own tables in the wrong place, so that
+// table.set ends the process, and call_indirect follows whatever lies there.
+// Memory limits are held by writing them into the module.
 //
 // An exhausted stack is a trap if it is found where a function of the guest with
 // a frame below 4 KiB begins, and ends the process elsewhere: in a larger frame, in

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -125,9 +126,18 @@ func compileError(err error) error {
 	return err
 }
 
-// refuse returns an error if a value that wasmer-go cannot carry could cross
-// the host boundary: it would end the process.
+// refuse returns an error for what would end the process, or worse: a value that
+// could cross the host boundary and that wasmer-go cannot carry, and a table
+// beside an imported one.
 func refuse(iface *binfmt.Interface) error {
+	imported := func(im engines.ImportType) bool { return im.Type.Kind == engines.KindTable }
+	if iface.HasOwnTable && slices.ContainsFunc(iface.Imports, imported) {
+		return &engines.UnsupportedError{
+			Engine:  name,
+			Feature: "a table beside an imported one",
+			Reason:  "its table.set and call_indirect look for the module's own table in the wrong place; use the engine wazero or wasmtime",
+		}
+	}
 	check := func(what string, t engines.ExternType) error {
 		types := append(append([]engines.ValueType{}, t.Func.Params...), t.Func.Results...)
 		if t.Kind == engines.KindGlobal {

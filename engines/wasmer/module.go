@@ -60,20 +60,7 @@ func (m *module) edit(memoryLimit uint32) binfmt.Edit {
 	if m.iface.HasStart {
 		edit.Exports = append(edit.Exports, binfmt.Export{Name: m.startExport, Kind: engines.KindFunc, Index: m.iface.Start})
 	}
-	if m.iface.HasOwnTable {
-		// wasmer takes a module's own tables for imported ones in table.set.
-		edit.FillFrom = m.importedTables()
-	}
 	return edit
-}
-
-func (m *module) importedTables() (n uint32) {
-	for _, im := range m.iface.Imports {
-		if im.Type.Kind == engines.KindTable {
-			n++
-		}
-	}
-	return n
 }
 
 func (m *module) Imports() []engines.ImportType { return m.iface.Imports }

@@ -57,17 +57,21 @@ func TestRefusals(t *testing.T) {
 	imports.ImportFunc("env", "f", asm.Func(nil, asm.Types(engines.ExternRef)))
 	global := new(asm.Module)
 	global.Global("g", engines.GlobalType{Value: engines.ExternRef, Mutable: true}, asm.Code{}.RefNull(engines.ExternRef))
+	tables := new(asm.Module)
+	tables.ImportTable("lib", "table", 1)
+	tables.Table("", 1)
 	for name, c := range map[string]struct {
 		wasm []byte
 		opts engines.CompileOptions
 		want string
 	}{
-		"v128 export":       {identity(engines.V128), engines.CompileOptions{}, `v128 in the type of export "f"`},
-		"externref export":  {identity(engines.ExternRef), engines.CompileOptions{}, `externref in the type of export "f"`},
-		"funcref export":    {identity(engines.FuncRef), engines.CompileOptions{}, `funcref in the type of export "f"`},
-		"externref import":  {imports.Bytes(), engines.CompileOptions{}, "externref in the type of import env.f"},
-		"externref global":  {global.Bytes(), engines.CompileOptions{}, `externref in the type of export "g"`},
-		"being interrupted": {identity(engines.I32), engines.CompileOptions{Interruptible: true}, "leave the timeout off"},
+		"v128 export":        {identity(engines.V128), engines.CompileOptions{}, `v128 in the type of export "f"`},
+		"externref export":   {identity(engines.ExternRef), engines.CompileOptions{}, `externref in the type of export "f"`},
+		"funcref export":     {identity(engines.FuncRef), engines.CompileOptions{}, `funcref in the type of export "f"`},
+		"externref import":   {imports.Bytes(), engines.CompileOptions{}, "externref in the type of import env.f"},
+		"externref global":   {global.Bytes(), engines.CompileOptions{}, `externref in the type of export "g"`},
+		"own and lent table": {tables.Bytes(), engines.CompileOptions{}, "a table beside an imported one"},
+		"being interrupted":  {identity(engines.I32), engines.CompileOptions{Interruptible: true}, "leave the timeout off"},
 	} {
 		_, err := e.Compile(t.Context(), c.wasm, c.opts)
 		if _, ok := errors.AsType[*engines.UnsupportedError](err); !ok ||

@@ -20,8 +20,8 @@ func takes(engine string) func(*diff.Module) bool {
 	if engine != "wasmer" {
 		return nil
 	}
-	// It does not compile all vector instructions. Where a module has a table
-	// beside one that it imports, table.set of that aborts the process.
+	// It does not compile all vector instructions, nor a table beside one that is
+	// imported.
 	return func(m *diff.Module) bool { return !m.Vectors && !(m.SharedTable && len(m.Tables) > 1) }
 }
 

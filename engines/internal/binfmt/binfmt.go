@@ -21,9 +21,6 @@ const (
 	version      = 1
 	headerSize   = 8
 	componentBit = 1 << 16 // the layer field of the component model's preamble
-	gzipMagic    = "\x1f\x8b"
-	zstdMagic    = "\x28\xb5\x2f\xfd"
-	elfMagic     = "\x7fELF"
 )
 
 // Section ids of the binary format.
@@ -42,18 +39,33 @@ const (
 	sectionData     = 11
 )
 
+const native = "a native binary, not a module; a native plugin is configured with native = \"…\""
+
+// formats are what people take for modules, by how it begins.
+var formats = []struct{ magic, what string }{
+	{"\x1f\x8b", "gzip-compressed data, not a module; decompress it first (gunzip)"},
+	{"\x28\xb5\x2f\xfd", "zstd-compressed data, not a module; decompress it first (unzstd)"},
+	{"PK\x03\x04", "a zip archive, not a module; take the module out of it (unzip)"},
+	{"\x7fELF", native},
+	{"\xcf\xfa\xed\xfe", native}, // Mach-O
+	{"\xca\xfe\xba\xbe", native}, // Mach-O of several CPUs
+	{"MZ", native},               // Windows
+	{"BC\xc0\xde", "LLVM bitcode, not a module; link it first (wasm-ld)"},
+	{"<", "HTML or XML, not a module; what it was fetched from may have answered with an error page"},
+	{"AGFzb", "a module in base64; decode it first (base64 -d)"},
+}
+
 // Check returns nil if data begins like a core module, else an error that says
 // what it is instead and what to do about it.
 func Check(data []byte) error {
+	for _, f := range formats {
+		if hasPrefix(data, f.magic) {
+			return fmt.Errorf("this is %s", f.what)
+		}
+	}
 	switch {
 	case len(data) == 0:
 		return errors.New("the file is empty; build the module again")
-	case hasPrefix(data, gzipMagic):
-		return errors.New("this is gzip-compressed data, not a module; decompress it first (gunzip)")
-	case hasPrefix(data, zstdMagic):
-		return errors.New("this is zstd-compressed data, not a module; decompress it first (unzstd)")
-	case hasPrefix(data, elfMagic):
-		return errors.New("this is a native ELF binary, not a module; a native plugin is configured with native = \"…\"")
 	case isText(data):
 		return errors.New("this is the WebAssembly text format, not a binary; convert it first (wat2wasm)")
 	case len(data) < headerSize && hasPrefix([]byte(magic+"\x01\x00\x00\x00"), string(data)):

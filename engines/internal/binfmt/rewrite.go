@@ -17,9 +17,6 @@ type Edit struct {
 	Exports []Export
 	// DropStart removes the start function, so that instantiation runs no code.
 	DropStart bool
-	// FillFrom, unless it is 0, has table.set of the tables from that index on
-	// written as table.fill of one entry, which does the same.
-	FillFrom uint32
 }
 
 // Export is an export to add: what the index of a kind stands for.
@@ -30,8 +27,7 @@ type Export struct {
 }
 
 // Rewrite returns a copy of a module with an edit made. An error means that
-// the module is malformed, that a memory of it begins above the limit, or that
-// an edit of instructions meets one that is not known.
+// the module is malformed, or that a memory of it begins above the limit.
 func Rewrite(data []byte, edit Edit) ([]byte, error) {
 	w := writer{edit: edit, out: make([]byte, 0, len(data)+64)}
 	if err := Check(data); err != nil {
@@ -61,8 +57,6 @@ func (w *writer) section(id byte, r *reader, whole []byte) {
 	case id == sectionExport:
 		n := r.count()
 		w.exports(n, r.rest())
-	case id == sectionCode && w.edit.FillFrom > 0:
-		w.code(r)
 	case id == sectionStart && w.edit.DropStart:
 	default:
 		w.out = append(w.out, whole...)
