@@ -256,6 +256,7 @@ func testRestoreTrapped(t *testing.T, e engines.WasmEngine) {
 	if !snap.Restore(again) {
 		again = revive(t, snap) // that it cannot is an answer too
 	}
+	capture(t, mod, again)
 	wantState(t, again, begin)
 }
 

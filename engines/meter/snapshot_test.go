@@ -95,7 +95,7 @@ func (u unmapped) Info() engines.Info {
 }
 
 // Memory that is written, and not mapped, does as well.
-func TestConformanceUnmapped(t *testing.T) {
+func TestUnmapped(t *testing.T) {
 	enginetest.Test(t, func(t testing.TB) engines.WasmEngine {
 		return meter.Wrap(unmapped{bare(t)}, meter.Limits{})
 	})
@@ -221,4 +221,89 @@ func TestSnapshotOfGoGuest(t *testing.T) {
 	if snap.Restore(inst) {
 		t.Error("it is restored, and its memory has grown")
 	}
+}
+
+// What the host is given of an instance and no snapshot has, it may change.
+func TestSnapshotOfReferences(t *testing.T) {
+	m := new(asm.Module)
+	m.Global("ref", engines.GlobalType{Value: engines.ExternRef, Mutable: true}, asm.Code{}.RefNull(engines.ExternRef))
+	m.Global("constant", engines.GlobalType{Value: engines.ExternRef}, asm.Code{}.RefNull(engines.ExternRef))
+	e := metered(t)
+	defer e.Close()
+	mod := captured(t, e, m.Bytes(), engines.CompileOptions{})
+	inst, err := mod.Instantiate(t.Context(), engines.Imports{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inst.Close()
+	inst.Global("constant")
+	snap, err := mod.(engines.Snapshotter).Snapshot(inst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer snap.Close()
+	again, err := snap.Instantiate(t.Context(), engines.Imports{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	again.Global("constant")
+	if !snap.Restore(again) {
+		t.Error("an instance is not restored that cannot have changed")
+	}
+	again.Global("ref")
+	if snap.Restore(again) {
+		t.Error("an instance is restored whose reference the host may have changed")
+	}
+	if _, err := mod.(engines.Snapshotter).Snapshot(again); err == nil {
+		t.Error("an instance is captured whose reference the host may have changed")
+	}
+}
+
+// What is exported for snapshots is not the user's.
+func TestSnapshotExportsAreHidden(t *testing.T) {
+	m := new(asm.Module)
+	m.Memory("", 1)
+	m.Global("", engines.GlobalType{Value: engines.I32, Mutable: true}, asm.Code{}.I32Const(1))
+	m.Table("", 1)
+	m.Func("f", toNothing, asm.Code{}.I32Const(0).RefNull(engines.FuncRef).Op(0x26, 0)) // table.set
+	e := metered(t)
+	defer e.Close()
+	mod := captured(t, e, m.Bytes(), engines.CompileOptions{})
+	inst, err := mod.Instantiate(t.Context(), engines.Imports{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inst.Close()
+	const reserved = "forgeone:meter"
+	if inst.Memory(reserved+"/memory") != nil || inst.Global(reserved+"/global/0") != nil || inst.Global(reserved+"/changed") != nil {
+		t.Error("the user is given what is exported for snapshots")
+	}
+	if exports := mod.Exports(); len(exports) != 1 {
+		t.Errorf("the module exports %v, want f alone", exports)
+	}
+}
+
+// Data that is taken out of a module is checked first, as an engine would.
+func TestSnapshotOfInvalidData(t *testing.T) {
+	header := "\x00asm\x01\x00\x00\x00"
+	memory := "\x05\x03\x01\x00\x01"
+	e := metered(t)
+	defer e.Close()
+	for name, wasm := range map[string]string{
+		"fewer segments than announced": header + memory + "\x0c\x01\x02" + "\x0b\x07\x01\x00\x41\x00\x0b\x01x",
+		"segments announced and none":   header + memory + "\x0c\x01\x01",
+		"no memory":                     header + "\x0b\x07\x01\x00\x41\x00\x0b\x01x",
+		"an offset of another type":     header + memory + "\x0b\x07\x01\x00\x42\x00\x0b\x01x",
+		"an offset of two values":       header + memory + "\x0b\x09\x01\x00\x41\x00\x41\x00\x0b\x01x",
+		"no offset":                     header + memory + "\x0b\x05\x01\x00\x0b\x01x",
+		"an offset of no constant":      header + memory + "\x0c\x01\x01" + "\x0b\x09\x01\x00\xfc\x09\x00\x0b\x01x\x00",
+	} {
+		if mod, err := e.Compile(t.Context(), []byte(wasm), engines.CompileOptions{Snapshots: true}); err == nil {
+			t.Errorf("%s: compiled", name)
+			_ = mod.Close()
+		}
+	}
+	valid := header + memory + "\x0c\x01\x01" + "\x0b\x07\x01\x00\x41\x00\x0b\x01x"
+	captured(t, e, []byte(valid), engines.CompileOptions{})
 }
