@@ -53,7 +53,7 @@ var attackers = []attacker{
 		GlobalGet(0).I32Const(1).I32Store(0).
 		GlobalGet(0).I32Const(4096).Op(asm.I32Add).I32Const(0x3fffffff).Op(i32And).GlobalSet(0)))},
 	{"table.fill", running(1, forever(tableFill(asm.Code{}.I32Const(0).RefNull(engines.FuncRef).I32Const(manyEntries))))},
-	{"table.copy", running(1, forever(tableCopy(asm.Code{}.I32Const(1).I32Const(0).I32Const(manyEntries - 1))))},
+	{"table.copy", running(1, forever(tableCopy(asm.Code{}.I32Const(1).I32Const(0).I32Const(manyEntries-1))))},
 	{"table.grow", running(1, forever(tableGrow(asm.Code{}.RefNull(engines.FuncRef).I32Const(1000)).Op(asm.Drop)))},
 	{"start function", func() *asm.Module {
 		m := new(asm.Module)

@@ -56,7 +56,7 @@ func Test(t *testing.T, newEngine func(testing.TB) engines.WasmEngine) {
 
 	cases, skipped := 0, 0
 	for _, group := range [][]testCase{
-		valueCases, trapCases, hostCases, memoryCases, moduleCases, linkCases, lifecycleCases, malformedCases, limitCases, attackCases, meteringCases, mappedCases, snapshotCases,
+		valueCases, trapCases, hostCases, memoryCases, moduleCases, linkCases, lifecycleCases, malformedCases, hostileCases, limitCases, attackCases, meteringCases, mappedCases, snapshotCases,
 	} {
 		for _, c := range group {
 			able := has(info.Features, c.needs)

@@ -2,7 +2,6 @@ package enginetest
 
 import (
 	"context"
-	"strings"
 	"testing"
 
 	"forgeone.dev/forgeone/engines"
@@ -16,31 +15,6 @@ var malformedCases = []testCase{
 	{name: "malformed/cut at every byte", run: testTruncated},
 	{name: "malformed/each byte changed", run: testCorrupted},
 	{name: "malformed/compilation that is cancelled", run: testCompileCancelled},
-}
-
-func testNotAModule(t *testing.T, e engines.WasmEngine) {
-	for name, c := range map[string]struct{ data, want string }{
-		"empty":          {"", "empty"},
-		"half a header":  {"\x00asm", "cut off"},
-		"not wasm":       {"hello, world", "not WebAssembly"},
-		"text format":    {"(module (func))", "text format"},
-		"indented text":  {"\n  ;; comment\n  (module)", "text format"},
-		"gzip":           {"\x1f\x8b\x08\x00\x00\x00\x00\x00", "gzip"},
-		"ELF":            {"\x7fELF\x02\x01\x01\x00\x00", "native"},
-		"component":      {"\x00asm\x0d\x00\x01\x00", "component"},
-		"future version": {"\x00asm\x02\x00\x00\x00", "version 2"},
-	} {
-		mod, err := e.Compile(bg(), []byte(c.data), engines.CompileOptions{})
-		if err == nil {
-			closeAll(t, mod)
-			t.Errorf("%s compiles", name)
-			continue
-		}
-		compileErr := wantAs[*engines.CompileError](t, err)
-		if compileErr.Engine != e.Info().Name || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %q, want it to name the engine and say %q", name, err, c.want)
-		}
-	}
 }
 
 func testInvalid(t *testing.T, e engines.WasmEngine) {
