@@ -60,3 +60,61 @@ func Example() {
 	// 42 <nil> fuel used: 0
 	// wasm trap: interrupted: context deadline exceeded true
 }
+
+// A guest is started once. Each call after that finds it as it was then.
+func Example_snapshot() {
+	inner, err := wazero.New()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	engine := meter.Wrap(inner, meter.Limits{})
+	defer engine.Close()
+
+	m := new(asm.Module)
+	m.Memory("memory", 1)
+	m.Func("next", asm.Func(nil, asm.Types(i32)), asm.Code{}.
+		I32Const(0).I32Const(0).I32Load(0).I32Const(1).Op(asm.I32Add).I32Store(0).
+		I32Const(0).I32Load(0))
+	ctx := context.Background()
+	mod, err := engine.Compile(ctx, m.Bytes(), engines.CompileOptions{Interruptible: true, Snapshots: true})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	next := func(inst engines.Instance) {
+		f, err := inst.Func("next")
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		stack := make([]uint64, 1)
+		err = f.Call(ctx, stack)
+		fmt.Println(stack[0], err)
+	}
+	first, err := mod.Instantiate(ctx, engines.Imports{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	next(first)
+	snapshot, err := mod.(engines.Snapshotter).Snapshot(first)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer snapshot.Close()
+	again, err := snapshot.Instantiate(ctx, engines.Imports{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	next(again)
+	fmt.Println(snapshot.Restore(again))
+	next(again)
+	// Output:
+	// 1 <nil>
+	// 2 <nil>
+	// true
+	// 2 <nil>
+}

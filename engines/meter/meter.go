@@ -15,6 +15,11 @@
 //     cost by it and run in pieces: 8 bytes of memory or one table entry are a
 //     unit. Growing costs 1,024 units a page, and one a table entry.
 //   - CallDepth: functions on cycles of the call graph count how deep they are.
+//   - Snapshots: its memory and the numbers in its globals are exported to the
+//     host, which writes the active data segments too, or maps a file that has
+//     them. Where code changes what the host cannot read (a table, a segment, a
+//     global that holds a reference or a vector), it says so in a global of its
+//     own: such an instance is neither captured nor restored.
 //
 // Memories and tables are always clamped, and a module beyond [Limits] or with
 // an instruction that is not in the WebAssembly 2.0 core is refused: nothing
@@ -23,7 +28,8 @@
 //
 // The start function runs as a call of its own after instantiation, within the
 // same limits. Counters live in globals of the instance; no state is shared
-// between instances, and nothing is set from another goroutine.
+// between instances but the files of snapshots, which never change, and nothing
+// is set from another goroutine.
 package meter
 
 import (
