@@ -16,11 +16,13 @@
 // Memory limits are held by writing them into the module.
 //
 // An exhausted stack is a trap if it is found where a function of the guest with
-// a frame below 4 KiB begins, and ends the process elsewhere: in a larger frame, in
-// a host function, or in one of wasmer's own, such as memory.grow. No stack that
-// the adapter could provide helps, since wasmer takes a fault for a trap in code
-// that it compiled alone. CompileOptions.CallDepth (engines/meter) keeps guests
-// from it; a worker contains it.
+// a frame below 4 KiB begins, and ends the process elsewhere: in a larger frame,
+// in a host function, or in one of wasmer's own, such as memory.grow. No stack
+// that the adapter could provide helps, since wasmer takes a fault for a trap
+// only in code that it compiled; and to report one it walks hundreds of thousands
+// of frames, which can take minutes. CompileOptions.CallDepth (engines/meter)
+// keeps guests from it whose frames, times the depth, fit the stack of a thread,
+// 8 MiB as a rule; a worker contains the others.
 //
 // Each compilation leaks about 200 KB in wasmer-go: compile once and
 // instantiate often, and let a worker that has compiled much be replaced.

@@ -6,6 +6,11 @@
 // each set of compile options in use, and instances link to each other when
 // their modules were compiled with equal options. Nothing is registered by
 // name: imports resolve to exactly what Instantiate was given.
+//
+// With MappedMemory, the memory that a module exports is a reservation of its
+// whole maximum, outside of Go's heap: 4 GiB of addresses where nothing limits
+// it. It is given back when the instance is closed, and with it those that it
+// can exchange references to functions with, as through a table.
 package wazero
 
 import (

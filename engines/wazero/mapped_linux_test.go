@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/enginetest/asm"
@@ -36,6 +35,11 @@ func TestMappedMemoryIsFreed(t *testing.T) {
 	file := imageFile(t, 4)
 	opts := engines.CompileOptions{MappedMemory: true, Interruptible: true}
 	mod := mustCompile(t, e, memoryOf(4), opts)
+	spinning := new(asm.Module)
+	spinning.ImportFunc("env", "cancel", asm.Func(nil, nil))
+	spinning.Memory("memory", 4, 1024)
+	spinning.Func("spin", asm.Func(nil, nil), asm.Code{}.Call(0).Loop().Br(0).End())
+	spinner := mustCompile(t, e, spinning, opts)
 	failing := memoryOf(4)
 	failing.Start(failing.Func("", asm.Func(nil, nil), asm.Code{}.Op(asm.Unreachable)))
 	trapping := memoryOf(4)
@@ -55,10 +59,13 @@ func TestMappedMemoryIsFreed(t *testing.T) {
 			mustClose(t, inst)
 		},
 		"interrupted": func(t *testing.T) {
-			inst := mustInstantiate(t, mod, engines.Imports{})
-			mustMap(t, inst, file, 4)
-			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Microsecond)
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
+			host := engines.HostModule{Functions: []engines.HostFunction{{
+				Name: "cancel", Call: func(context.Context, engines.Caller, []uint64) error { cancel(); return nil },
+			}}}
+			inst := mustInstantiate(t, spinner, engines.Imports{Host: map[string]*engines.HostModule{"env": &host}})
+			mustMap(t, inst, file, 4)
 			spin, err := inst.Func("spin")
 			if err != nil {
 				t.Fatal(err)
