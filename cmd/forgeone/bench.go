@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -26,12 +25,16 @@ import (
 // benchFormats are the forms of a report.
 var benchFormats = []string{"table", "json", "markdown", "html"}
 
+// benchExtensions are the forms that a file's name asks for.
+var benchExtensions = map[string]string{".json": "json", ".md": "markdown", ".html": "html"}
+
 // benchOptions are the flags of bench.
 type benchOptions struct {
 	engines, programs, modes, where []string
 	module, function                string
 	time, timeout                   time.Duration
-	format, output                  string
+	format                          string
+	output                          []string
 }
 
 func (c *cli) bench() *cobra.Command {
@@ -56,7 +59,7 @@ An interrupt ends the run with what there is, and with exit code 1; so does a
 program that fails, and an engine of --engines that is missing.`,
 		Example: `  forgeone bench
   forgeone bench --engines wasmtime,wazero --programs fib,sha256 --modes bare,deadline,own --where in-process
-  forgeone bench --time 1s --format html -o bench.html
+  forgeone bench --time 1s -o bench.html -o bench.json
   forgeone bench --module math.wasm --function add -- 1 -2`,
 		Args: func(_ *cobra.Command, args []string) error {
 			switch {
@@ -82,7 +85,7 @@ program that fails, and an engine of --engines that is missing.`,
 	f.DurationVar(&o.time, "time", 200*time.Millisecond, "time for each figure")
 	f.DurationVar(&o.timeout, "timeout", time.Minute, "time after which getting ready, or a sample, has failed")
 	f.StringVar(&o.format, "format", benchFormats[0], "form of the report: "+strings.Join(benchFormats, ", "))
-	f.StringVarP(&o.output, "output", "o", "", "file to write instead of standard output")
+	f.StringArrayVarP(&o.output, "output", "o", nil, "file to write instead of standard output; without --format, in the form that its name ends with: .json, .md, .html; may be repeated")
 	cmd.MarkFlagsMutuallyExclusive("module", "programs")
 	for flag, values := range map[string][]string{
 		"engines": builtins.Known, "programs": names, "modes": words(bench.Modes), "where": words(bench.Places), "format": benchFormats,
@@ -109,7 +112,7 @@ func (c *cli) benchServe() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return bench.Serve(context.WithoutCancel(cmd.Context()), bench.Engine{Bare: e.Bare, Metered: e.New}, c.in, c.out)
+			return bench.Serve(cmd.Context(), bench.Engine{Bare: e.Bare, Metered: e.New}, c.in, c.out)
 		}),
 	}
 }
@@ -122,19 +125,31 @@ func (c *cli) runBench(cmd *cobra.Command, o benchOptions, args []string) (err e
 	if err != nil {
 		return err
 	}
-	out := c.out
-	if o.output != "" {
-		file, err := os.Create(o.output)
-		if err != nil {
-			return err
+	outputs := []benchOutput{{c.out, o.format}}
+	if len(o.output) > 0 {
+		outputs = nil
+	}
+	for _, path := range o.output {
+		file, fail := os.Create(path) // before what takes long
+		if fail != nil {
+			return fail
 		}
 		defer func() { err = cmp.Or(err, file.Close()) }()
-		out = file
+		format, ok := benchExtensions[filepath.Ext(path)]
+		if !ok || cmd.Flags().Changed("format") {
+			format = o.format
+		}
+		outputs = append(outputs, benchOutput{file, format})
 	}
 	report := suite.Run(cmd.Context(), c.benchProgress())
 	report.ForgeOne = versionOf().Version
-	if err := c.writeBench(out, o.format, report); err != nil {
-		return err
+	if isTerminal(c.err) {
+		fmt.Fprint(c.err, "\x1b[K") // the progress
+	}
+	for _, out := range outputs {
+		if err := out.write(report); err != nil {
+			return err
+		}
 	}
 	return benchError(cmd, report)
 }
@@ -295,18 +310,20 @@ func (c *cli) benchProgress() func(bench.Progress) {
 	}
 }
 
-func (c *cli) writeBench(w io.Writer, format string, r *bench.Report) error {
-	if isTerminal(c.err) {
-		fmt.Fprint(c.err, "\x1b[K")
-	}
-	switch format {
+// benchOutput is a place for a report.
+type benchOutput struct {
+	io.Writer
+	format string
+}
+
+func (o benchOutput) write(r *bench.Report) error {
+	switch o.format {
 	case "markdown":
-		return r.WriteMarkdown(w)
+		return r.WriteMarkdown(o)
 	case "html":
-		return r.WriteHTML(w)
+		return r.WriteHTML(o)
 	}
-	to := &cli{out: w, format: format}
-	return to.print(r, func(p *printer) {
+	return (&cli{out: o, format: o.format}).print(r, func(p *printer) {
 		for _, f := range r.Facts() {
 			p.line("%s", f)
 		}

@@ -37,11 +37,16 @@ func TestBench(t *testing.T) {
 		t.Errorf("%+v", report)
 	}
 
-	file := filepath.Join(t.TempDir(), "bench.html")
-	if r := forgeone(t, with("--programs", "add", "--modes", "bare", "--format", "html", "-o", file)...).want(t, 0); r.out != "" {
+	page, data, text := filepath.Join(t.TempDir(), "bench.html"), filepath.Join(t.TempDir(), "bench.json"), filepath.Join(t.TempDir(), "bench")
+	if r := forgeone(t, with("--programs", "add", "--modes", "bare", "-o", page, "-o", data, "-o", text)...).want(t, 0); r.out != "" {
 		t.Errorf("it wrote %q to standard output too", r.out)
 	}
-	wellFormed(t, file)
+	wellFormed(t, page)
+	for file, want := range map[string]string{data: `"schema": "forgeone.bench/1"`, text: "Engines, in-process"} {
+		if got, err := os.ReadFile(file); err != nil || !strings.Contains(string(got), want) {
+			t.Errorf("%s has no %q: %v", file, want, err)
+		}
+	}
 	forgeone(t, with("--programs", "add", "--modes", "bare", "--format", "markdown")...).want(t, 0, "| add | bare |")
 }
 
@@ -62,7 +67,7 @@ func TestBenchModule(t *testing.T) {
 		t.Error("a name reaches the terminal as it is")
 	}
 	file := filepath.Join(t.TempDir(), "bench.html")
-	forgeone(t, with("--function", "add", "--modes", "bare", "--format", "html", "-o", file, "1", "2")...).want(t, 0)
+	forgeone(t, with("--function", "add", "--modes", "bare", "-o", file, "1", "2")...).want(t, 0)
 	wellFormed(t, file)
 
 	forgeone(t, with("--function", "trap", "--modes", "bare")...).want(t, 1, "Not measured", "unreachable", "error: ")
