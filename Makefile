@@ -16,7 +16,7 @@ GUESTS    := ./sdk ./sdk/guest ./plugins/examples/summarise-wasm ./plugins/examp
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 .DEFAULT_GOAL := help
-.PHONY: help build examples demo test test-all lint race bench fuzz cross clean
+.PHONY: help build examples demo test test-all lint race bench bench-rivals fuzz cross clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,18 @@ bench: ## the benchmarks, each with its rival in the same run; benchstat format
 	@mkdir -p $(BIN)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(COUNT) ./... | grep -v 'no test files' | tee $(BIN)/bench.txt
 	$(TOOLS) benchstat $(BIN)/bench.txt
+
+RIVALS := $(GO) test -run '^$$' -benchtime $(BENCHTIME) -bench
+
+bench-rivals: ## tables for docs/engines.md: limits, adapters and Extism, each beside its rival (cgo engines if there is a C compiler)
+	@mkdir -p $(BIN)
+	{ $(RIVALS) Wazero ./engines/meter ./engines/wazero; \
+	  cd benchmarks && $(RIVALS) . .; } | tee $(BIN)/bench-rivals.txt
+ifeq ($(HAVE_CC),yes)
+	{ CGO_ENABLED=1 $(RIVALS) Wasmer -tags wasmer ./engines/meter ./engines/wasmer; \
+	  CGO_ENABLED=1 $(RIVALS) Wasmtime -tags wasmtime ./engines/meter ./engines/wasmtime; } | tee -a $(BIN)/bench-rivals.txt
+endif
+	$(GO) run ./engines/enginetest/versus/markdown < $(BIN)/bench-rivals.txt
 
 fuzz: ## every fuzz target for FUZZTIME (60s) each
 	@for pkg in $$($(GO) list ./...); do \
