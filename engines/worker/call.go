@@ -24,13 +24,13 @@ type wire struct {
 	worker *worker
 	id     uint32
 
-	seq     uint32             // of the last call
-	calls   uint64             // how often guest code was let run, which makes stale what was known
-	writes  uint64             // to its memories, by the kernel
-	depth   uint32             // of host calls under way
-	failure *engines.HostError // what the last host function that failed ended with
-	stacks  []uint64           // the stacks of the host calls under way
-	waiting atomic.Bool        // for the worker, not for a host function
+	seq     uint32      // of the last call
+	calls   uint64      // how often guest code was let run, which makes stale what was known
+	writes  uint64      // to its memories, by the kernel
+	depth   uint32      // of host calls under way
+	failure error       // what the last host call that failed ended with
+	stacks  []uint64    // the stacks of the host calls under way
+	waiting atomic.Bool // for the worker, not for a host function
 }
 
 // await sends what was written and reads the header of what comes next.
@@ -347,6 +347,12 @@ func (t *wire) hostCall(ctx context.Context, inst *instance, body []byte) error 
 	}
 	if err := t.takeAhead(&d, caller.memory, fn, stack); err != nil {
 		return t.worker.lost(err)
+	}
+	if err := inst.module.interrupted(ctx); err != nil {
+		// The guest may call more often than it looks at its deadline.
+		t.stacks, t.failure = t.stacks[:base], err
+		t.answer(opHostFail)
+		return nil
 	}
 	t.depth++
 	ctx, end := inst.enterHost(ctx, t)

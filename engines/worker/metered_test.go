@@ -5,12 +5,14 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/enginetest/asm"
 	"forgeone.dev/forgeone/engines/meter"
+	"forgeone.dev/forgeone/engines/worker"
 )
 
 func wantLimit(t testing.TB, err error, want meter.LimitError) {
@@ -95,6 +97,28 @@ func TestMetered(t *testing.T) {
 	if inst, err = mod.Instantiate(t.Context(), env(noop)); err != nil {
 		t.Fatal(err)
 	}
+	// A guest that calls the host all the time is late to look at its deadline.
+	calls := 0
+	chatting, err := mod.Instantiate(t.Context(), env(func(ctx context.Context, _ engines.Caller) error {
+		if ctx.Err() != nil {
+			calls++
+		}
+		return nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := worker.PIDs(e)
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		err = fn(t, chatting, "chat").Call(ctx, nil)
+		cancel()
+		wantInterrupted(t, err, context.DeadlineExceeded)
+	}
+	if after := worker.PIDs(e); !slices.Equal(before, after) || calls > 3 {
+		t.Errorf("the workers are %v, were %v; %d host calls began after the deadline", after, before, calls)
+	}
+
 	for range 3 {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
 		err = fn(t, inst, "spin").Call(ctx, nil)

@@ -271,7 +271,7 @@ func (m *module) interrupted(ctx context.Context) error {
 	if !m.opts.Interruptible && m.opts.Fuel == 0 && m.opts.CallDepth == 0 {
 		return nil // those make it interruptible too
 	}
-	if err := ctx.Err(); err != nil {
+	if err := over(ctx); err != nil {
 		return &engines.Trap{Class: engines.TrapInterrupted, Cause: err}
 	}
 	return nil

@@ -157,8 +157,8 @@ func (c *conn) failure(err error) {
 
 // failure is the error in the body of an opError frame. engine is the name of
 // the engine that the error is of, ctx the context of what failed, host what
-// the last host function ended with.
-func (d *decoder) failure(ctx context.Context, engine string, host *engines.HostError) (failure, broken error) {
+// the last host call that failed ended with.
+func (d *decoder) failure(ctx context.Context, engine string, host error) (failure, broken error) {
 	switch kind := d.byte(); kind {
 	case errClosed:
 		failure = engines.ErrClosed
