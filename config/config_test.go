@@ -377,7 +377,7 @@ func TestRefused(t *testing.T) {
 		"api of nobody":           {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  capabilities {\n    apis = [\"q/f\"]\n  }\n}\n", 14, []string{`no plugin "q"`}},
 		"far above the level":     {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"limited\"\n  capabilities {\n    syscalls = [\"kv_get\",\n      \"proc_*\"]\n  }\n}\n", 15, []string{`"core"`}},
 		"size out of range":       {"plugin \"p\" {\n  wasm = \"p.wasm\"\n  trust_level = \"core\"\n  limits {\n    memory = \"99999999999GiB\"\n  }\n}\n", 14, []string{"out of range"}},
-		"compiler without memory": {"compile {\n  memory = \"1MiB\"\n}\n", 11, []string{"at least 128MiB"}},
+		"compiler without memory": {"compile {\n  memory = \"1MiB\"\n}\n", 11, []string{"at least 256MiB"}},
 		"syntax":                  {"engine \"wazero\" {\n", 10, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

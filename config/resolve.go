@@ -93,7 +93,7 @@ func (r *resolver) engines() {
 }
 
 // leastCompileMemory is what a compiler needs before it has seen a module.
-const leastCompileMemory = 128 << 20
+const leastCompileMemory = 256 << 20
 
 func (r *resolver) compile() {
 	b := first(r.file.compiles)

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -12,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +24,7 @@ const (
 
 	maxHeader  = 64 << 10 // bytes, of a request's or an answer's
 	maxRunning = 4        // compilers at once, on as many processors
-	keptStderr = 4 << 10  // bytes, of the end of what a compiler writes to standard error
+	keptStderr = 2 << 10  // bytes, of the beginning and of the end of what a compiler writes to standard error
 	// exitTime is how long a compiler that was killed, or has answered, may take to
 	// be gone.
 	exitTime = 5 * time.Second
@@ -102,7 +102,7 @@ func (c *Compiler) run(ctx context.Context, wasm []byte, opts engines.CompileOpt
 	if err != nil {
 		return nil, err
 	}
-	var stderr tail
+	var stderr clipped
 	cmd := exec.CommandContext(ctx, self(), c.args...)
 	cmd.Env, cmd.Stderr, cmd.WaitDelay = environment(), &stderr, exitTime
 	in, err := cmd.StdinPipe()
@@ -185,7 +185,7 @@ func (c *Compiler) crash(read, exit error, stderr string) error {
 
 // outOfMemoryWords are what the runtimes of Go, Rust and C++ say when the system
 // gives them no more.
-var outOfMemoryWords = []string{"out of memory", "cannot allocate memory", "memory allocation of", "bad_alloc", "Cannot allocate memory"}
+var outOfMemoryWords = []string{"out of memory", "cannot allocate memory", "memory allocation of", "bad_alloc", "Cannot allocate memory", "Resource temporarily unavailable"}
 
 func (c *Compiler) outOfMemory() error {
 	return &LimitError{What: "memory", Limit: mebibytes(c.memory), Option: "memory"}
@@ -219,15 +219,28 @@ func readHeader(r io.Reader) ([]byte, error) {
 	return header, err
 }
 
-// tail keeps the end of what is written to it.
-type tail struct{ b bytes.Buffer } // not embedded: its ReadFrom would keep all
+// clipped keeps the beginning and the end of what is written to it: runtimes say
+// first what is wrong, and then much else.
+type clipped struct {
+	head, tail []byte
+	lost       bool // something in between
+}
 
-func (t *tail) Write(p []byte) (int, error) {
+func (c *clipped) Write(p []byte) (int, error) {
 	n := len(p)
-	p = p[max(0, n-keptStderr):]
-	t.b.Next(max(0, t.b.Len()+len(p)-keptStderr))
-	_, _ = t.b.Write(p) // it does not fail
+	room := min(keptStderr-len(c.head), n)
+	c.head = append(c.head, p[:room]...)
+	c.tail = append(c.tail, p[room:]...)
+	if over := len(c.tail) - keptStderr; over > 0 {
+		c.tail, c.lost = slices.Delete(c.tail, 0, over), true
+	}
 	return n, nil
 }
 
-func (t *tail) String() string { return strings.TrimSpace(t.b.String()) }
+func (c *clipped) String() string {
+	gap := ""
+	if c.lost {
+		gap = "\n…\n"
+	}
+	return strings.TrimSpace(string(c.head) + gap + string(c.tail))
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -16,13 +17,12 @@ import (
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/cache"
 	"forgeone.dev/forgeone/engines/enginetest/asm"
-	"forgeone.dev/forgeone/engines/wazero"
 )
 
 // compile has a compiler of that role compile a module, and returns the error.
 func compile(ctx context.Context, t *testing.T, cfg cache.Config, role string, wasm []byte) error {
 	t.Helper()
-	e, err := wrapped(wazero.New, cfg, role)
+	e, err := wrapped(newEngine, cfg, role)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestLimits(t *testing.T) {
 		want cache.LimitError
 	}{
 		"time":   {cache.Config{Timeout: 300 * time.Millisecond}, "compile", slow(1000), cache.LimitError{What: "time", Limit: "300ms", Option: "timeout"}},
-		"memory": {cache.Config{Memory: 128 << 20}, "compile", large(1_000_000), cache.LimitError{What: "memory", Limit: "128 MiB", Option: "memory"}},
+		"memory": {cache.Config{Memory: 192 << 20}, "compile", large(900_000), cache.LimitError{What: "memory", Limit: "192 MiB", Option: "memory"}},
 		"code":   {cache.Config{Memory: 64 << 20}, "flood", plain(1), cache.LimitError{What: "code", Limit: "16 MiB", Option: "memory"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestCompilerFails(t *testing.T) {
 // What the engine says of a module is what its compiler says.
 func TestCompilerRefuses(t *testing.T) {
 	broken := append(plain(1), 0xff)
-	inPlace, err := wazero.New()
+	inPlace, err := newEngine()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,14 +131,14 @@ func TestCompilerRefuses(t *testing.T) {
 	if got := compile(t.Context(), t, cache.Config{}, "compile", broken); want == nil || got == nil || got.Error() != want.Error() {
 		t.Errorf("%v; want %v", got, want)
 	}
-	e, err := wrapped(wazero.New, cache.Config{}, "compile")
+	e, err := wrapped(newEngine, cache.Config{}, "compile")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = e.Close() }()
 	_, err = e.Compile(t.Context(), plain(1), engines.CompileOptions{Fuel: 1})
-	if u, ok := errors.AsType[*engines.UnsupportedError](err); !ok || u.Engine != "wazero" {
-		t.Errorf("an option that wazero lacks: %v", err)
+	if u, ok := errors.AsType[*engines.UnsupportedError](err); !ok || u.Engine != inPlace.Info().Name {
+		t.Errorf("an option that no engine has: %v", err)
 	}
 }
 
@@ -150,7 +150,7 @@ func TestCompilerEnds(t *testing.T) {
 		t.Errorf("a context that ends: %v", err)
 	}
 
-	e, err := wrapped(wazero.New, cache.Config{}, "compile")
+	e, err := wrapped(newEngine, cache.Config{}, "compile")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,12 +175,12 @@ func TestCompilerEnds(t *testing.T) {
 // What a module of the size that compiles in place can cost, and what starting a
 // process does.
 func BenchmarkHarmless(b *testing.B) {
-	inPlace, err := wazero.New()
+	inPlace, err := newEngine()
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer func() { _ = inPlace.Close() }()
-	compiler, err := wrapped(wazero.New, cache.Config{}, "compile")
+	compiler, err := wrapped(newEngine, cache.Config{}, "compile")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -215,4 +215,31 @@ func ordinary(n int) []byte {
 		m.Func(fmt.Sprint("f", i), asm.Func(nil, asm.Types(engines.I32)), asm.Code{}.I32Const(int32(i)))
 	}
 	return m.Bytes()
+}
+
+// A compiler whose kernel is gone ends.
+func TestCompilerLeftBehind(t *testing.T) {
+	kernel := exec.Command(os.Args[0], "orphan")
+	out, err := kernel.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kernel.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := 0
+	if _, err := fmt.Fscan(out, &pid); err != nil {
+		t.Skipf("the children of a process are not known here: %v", err)
+	}
+	if err := kernel.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = kernel.Wait() // it was killed
+	for {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || strings.Contains(string(b), ") Z ") {
+			return // gone, or for init to bury
+		}
+		time.Sleep(10 * time.Millisecond) // the test's own time limit ends it
+	}
 }

@@ -5,17 +5,18 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/cache"
-	"forgeone.dev/forgeone/engines/wazero"
 )
 
 // roles are what the test binary is when it is run again, as a kernel's is.
 var roles = map[string]func() error{
-	"compile": func() error { return cache.RunCompiler(wazero.New, os.Stdin, os.Stdout) },
+	"compile": func() error { return cache.RunCompiler(newEngine, os.Stdin, os.Stdout) },
 	"crash": func() error {
 		return fmt.Errorf("%s\nthe register allocator is at its end", strings.Repeat("noise\n", 10_000))
 	},
@@ -25,17 +26,40 @@ var roles = map[string]func() error{
 		return err
 	},
 	"again": func() error { // a command line that leads back to where it came from
-		e, err := wrapped(wazero.New, cache.Config{}, "again")
+		e, err := wrapped(newEngine, cache.Config{}, "again")
 		if err != nil {
 			return err
 		}
 		_, err = e.Compile(context.Background(), plain(1), engines.CompileOptions{})
 		return err
 	},
+	"orphan": func() error { // tells who compiles for it, and waits to be killed
+		e, err := wrapped(newEngine, cache.Config{}, "compile")
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				tasks, _ := filepath.Glob("/proc/self/task/*/children")
+				if len(tasks) == 0 {
+					os.Exit(1)
+				}
+				for _, path := range tasks {
+					if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
+						fmt.Println(string(b))
+						return
+					}
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}()
+		_, err = e.Compile(context.Background(), slow(1000), engines.CompileOptions{})
+		return err
+	},
 	"fill": func() error { // keeps code until it is killed
 		cfg := cache.Config{Dir: os.Getenv("FILL_DIR"), KeyFile: os.Getenv("FILL_KEY")}
 		for n := int32(0); ; n++ {
-			e, err := wrapped(wazero.New, cfg, "")
+			e, err := wrapped(newEngine, cfg, "")
 			if err != nil {
 				return err
 			}
