@@ -142,7 +142,7 @@ func TestFuelIsExact(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		n    uint64
-	}{{"tight", 1}, {"tight", 100_000}, {"bytesum", 50_001}, {"fib", 15}, {"nested", 3000}, {"sieve", 9000}, {"memory4", 4096}, {"copies", 3000}, {"leafcalls", 777}} {
+	}{{"tight", 1}, {"tight", 100_000}, {"bytesum", 50_001}, {"fib", 15}, {"nested", 3000}, {"sieve", 9000}, {"memory4", 4096}, {"copies", 3000}, {"leafcalls", 777}, {"calls", 777}} {
 		t.Run(fmt.Sprint(c.name, c.n), func(t *testing.T) {
 			run := func(fuel uint64) (uint64, uint64, error) {
 				inst := instance(t, metered(t), programs(), engines.CompileOptions{Fuel: fuel})

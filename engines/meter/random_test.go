@@ -1,6 +1,7 @@
 package meter_test
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/enginetest/asm"
+	"forgeone.dev/forgeone/engines/meter"
 )
 
 // program draws a module whose run takes and returns an i32: blocks, loops and
@@ -71,11 +73,16 @@ func program(t *rapid.T) *asm.Module {
 		}
 		return c
 	}
-	m.Func("run", i32ToI32, stmts(4, 1).LocalGet(local()), i32, i32, i32)
+	// Nested too deeply for segments that are not straight lines, or not.
+	around := rapid.SampledFrom([]int{0, 0, 40}).Draw(t, "blocks around")
+	body := append(bytes.Repeat(asm.Code{}.Block(), around), stmts(4, 1+around)...)
+	body = append(body, bytes.Repeat(asm.Code{}.End(), around)...)
+	m.Func("run", i32ToI32, asm.Code(body).LocalGet(local()), i32, i32, i32)
 	return m
 }
 
-// Any program does the same metered as not, and spends the same whatever it may.
+// Any program does the same metered as not, and spends what its instructions
+// cost, whatever it may.
 func TestRandomPrograms(t *testing.T) {
 	plain, wrapped := bare(t), metered(t)
 	defer plain.Close()
@@ -103,11 +110,11 @@ func TestRandomPrograms(t *testing.T) {
 			err = f.Call(t.Context(), stack)
 			memory := make([]byte, engines.PageSize)
 			inst.Memory("memory").Read(0, memory)
-			meter, ok := inst.(engines.FuelMeter)
+			counts, ok := inst.(engines.FuelMeter)
 			if !ok {
 				return fmt.Sprint(stack, class(err), memory), 0, err
 			}
-			return fmt.Sprint(stack, class(err), memory), meter.FuelUsed(), err
+			return fmt.Sprint(stack, class(err), memory), counts.FuelUsed(), err
 		}
 		ran++
 		got, used, err := run(wrapped, engines.CompileOptions{Fuel: fuel})
@@ -128,6 +135,9 @@ func TestRandomPrograms(t *testing.T) {
 		if err != nil {
 			return
 		}
+		if count := counted(t, plain, wasm); count != used {
+			t.Fatalf("%d units, and the instructions cost %d: %x", used, count, wasm)
+		}
 		if _, again, err := run(wrapped, engines.CompileOptions{Fuel: used}); err != nil || again != used {
 			t.Fatalf("with %d units: %d, %v: %x", used, again, err, wasm)
 		}
@@ -141,4 +151,30 @@ func TestRandomPrograms(t *testing.T) {
 	if ended*4 < ran {
 		t.Errorf("only %d of %d programs ended: what is drawn says little", ended, ran)
 	}
+}
+
+// counted is what a call of run costs, counted as it runs.
+func counted(t *rapid.T, e engines.WasmEngine, wasm []byte) uint64 {
+	counting, err := meter.Counting(wasm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mod, err := e.Compile(t.Context(), counting, engines.CompileOptions{})
+	if err != nil {
+		t.Fatalf("%v: %x", err, counting)
+	}
+	defer mod.Close()
+	inst, err := mod.Instantiate(t.Context(), engines.Imports{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inst.Close()
+	f, err := inst.Func("run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Call(t.Context(), []uint64{40}); err != nil {
+		t.Fatalf("counting: %v", err)
+	}
+	return inst.Global(meter.ExportCount).Get()
 }
