@@ -61,6 +61,7 @@ func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileO
 		w.give(t)
 	}
 	if err != nil {
+		_ = m.Close() // forgets it: no worker has it
 		return nil, e.compileError(cut(ctx, err))
 	}
 	if m.iface, err = binfmt.Decode(m.wasm); err != nil {
