@@ -47,7 +47,7 @@ them and in one of their own, bare and metered. With --module and --function,
 somebody's own module, with numbers as ARGS.
 
 Every answer is checked: a wrong one is reported, and is no figure. What is
-reported is the median of up to 25 samples, half the distance between their
+reported is the median of many samples, half the distance between their
 quartiles, and the ratio to the first of --engines. Samples are taken in turn of
 all that is compared. What could not be measured stands at the end, with the
 reason.

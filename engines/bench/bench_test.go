@@ -404,6 +404,15 @@ func TestQuantiles(t *testing.T) {
 	}
 }
 
+func TestJoin(t *testing.T) {
+	rows := [][]string{{"add", "e", "bare", "why"}, {"add", "e", "fuel", "why"}, {"fib", "e", "bare", "why"}, {"fib", "e", "fuel", "why"}, {"fib", "e", "own", "else"}}
+	got := join(join(rows, 2), 0)
+	want := [][]string{{"add, fib", "e", "bare, fuel", "why"}, {"fib", "e", "own", "else"}}
+	if !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestFormats(t *testing.T) {
 	for ns, want := range map[float64]string{
 		0.5: "0.50 ns", 18.24: "18.2 ns", 999.4: "999 ns", 999.6: "1.00 µs", 1234: "1.23 µs", 99_960: "100 µs", 999_600: "1.00 ms", 2.5e9: "2.50 s", 1234e9: "1234 s",

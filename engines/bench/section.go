@@ -195,7 +195,7 @@ func (r *Report) works() Section {
 	return s
 }
 
-// unmeasured says what has no figure, and why, with equal reasons in one row.
+// unmeasured says what has no figure, and why, with what is alike in one row.
 func (r *Report) unmeasured() Section {
 	s := Section{Title: "Not measured", Header: []string{"program", "engine", "limits", "why"}}
 	for _, a := range r.Absent {
@@ -206,19 +206,35 @@ func (r *Report) unmeasured() Section {
 			s.Rows = append(s.Rows, []string{"all", e.Name + " " + string(e.Where), "all", string(Missing) + ": " + e.Missing})
 		}
 	}
+	var rows [][]string
 	for _, c := range r.Cells {
-		if c.Failure == nil || c.Failure.Cause == Missing {
-			continue
+		if c.Failure != nil && c.Failure.Cause != Missing {
+			rows = append(rows, []string{c.Program, c.Engine + " " + string(c.Where), string(c.Mode), string(c.Failure.Cause) + ": " + c.Failure.Reason})
 		}
-		row := []string{c.Program, c.Engine + " " + string(c.Where), string(c.Mode), string(c.Failure.Cause) + ": " + c.Failure.Reason}
-		same := func(o []string) bool { return o[0] == row[0] && o[1] == row[1] && o[3] == row[3] }
-		if i := slices.IndexFunc(s.Rows, same); i >= 0 {
-			s.Rows[i][2] += ", " + row[2]
-			continue
-		}
-		s.Rows = append(s.Rows, row)
 	}
+	s.Rows = append(s.Rows, join(join(rows, 2), 0)...)
 	return s
+}
+
+// join makes one row of those that differ in a column alone.
+func join(rows [][]string, column int) [][]string {
+	var joined [][]string
+	for _, row := range rows {
+		same := func(o []string) bool {
+			for i := range o {
+				if i != column && o[i] != row[i] {
+					return false
+				}
+			}
+			return true
+		}
+		if i := slices.IndexFunc(joined, same); i >= 0 {
+			joined[i][column] += ", " + row[column]
+			continue
+		}
+		joined = append(joined, row)
+	}
+	return joined
 }
 
 // text is a cell's figure, or what there is instead.

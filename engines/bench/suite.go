@@ -55,12 +55,19 @@ type Progress struct {
 	Doing    string // what with it
 }
 
-// maxSamples are taken for each figure, and minSamples however long they take;
-// but fewer, and at least one, when half the limit is over.
+// A sample is short, so that many are over before the system gives the processor
+// to somebody else; when a program is too slow for that, fewer are taken.
 const (
-	maxSamples = 25
-	minSamples = 5
+	sampleTime = 2500 * time.Microsecond
+	maxSamples = 200
+	fewSamples = 25 // to aim at when there is little time
+	minSamples = 5  // however long they take; but at least one when half the limit is over
 )
+
+// rounds are how many samples are taken of each figure, at most.
+func (s Suite) rounds() int {
+	return int(max(fewSamples, min(maxSamples, s.Time*4/5/sampleTime)))
+}
 
 // Run measures, and tells observe before each thing it does. When the context
 // is done, it ends soon, with what there is.
@@ -109,8 +116,9 @@ func (s Suite) program(ctx context.Context, p Program, r *Report, doing func(str
 			m.fail(err, s.Limit)
 		}
 	}
-	for round := range maxSamples {
-		doing(fmt.Sprintf("round %d of %d", round+1, maxSamples))
+	rounds := s.rounds()
+	for round := range rounds {
+		doing(fmt.Sprintf("round %d of %d", round+1, rounds))
 		for _, m := range runs {
 			enough := round >= minSamples && m.spent >= s.Time || round > 0 && m.spent >= s.Limit/2
 			if m.session == nil || len(m.Samples) < round || enough {
@@ -192,7 +200,7 @@ func (s Suite) prepare(ctx context.Context, p Program, m *run, others []*run, r 
 			continue
 		}
 		each := max(float64(took)/float64(n), 1)
-		m.Calls = max(1, int(float64(s.Time)*4/5/maxSamples/each))
+		m.Calls = max(1, int(float64(s.Time)*4/5/float64(s.rounds())/each))
 		return nil
 	}
 }
