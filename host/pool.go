@@ -93,15 +93,11 @@ func (p *pool) with(call *abi.Call, f func(engines.Instance) error) error {
 	p.mu.Unlock()
 	defer p.serving.Done()
 
-	img, err := p.enter(call)
+	img, inst, err := p.acquire(call)
 	if err != nil {
 		return err
 	}
 	defer p.leave(img)
-	inst, err := p.take(call, img)
-	if err != nil {
-		return err
-	}
 	again := false
 	defer func() {
 		if !again || !p.put(img, inst) {
@@ -128,12 +124,40 @@ func sound(err error) bool {
 	return errors.As(err, &failed) || errors.As(err, &none) || errors.As(err, &large)
 }
 
+// acquire is an instance for a call, and the image that it is of, entered. An
+// image can be lost before its time, with the process that an engine runs in:
+// another is then made.
+func (p *pool) acquire(call *abi.Call) (*image, *instance, error) {
+	for again := true; ; again = false {
+		img, err := p.enter(call)
+		if err != nil {
+			return nil, nil, err
+		}
+		inst, err := p.take(call, img)
+		if err == nil {
+			return img, inst, nil
+		}
+		lost := errors.Is(err, engines.ErrClosed)
+		if lost {
+			p.retire(img)
+		}
+		p.leave(img)
+		if !lost || !again {
+			return nil, nil, err
+		}
+	}
+}
+
 // take is an instance for a call: one that waits, or a new one.
 func (p *pool) take(call *abi.Call, img *image) (*instance, error) {
 	if img.snapshot == nil {
 		return p.code.instantiate(call)
 	}
 	inst := p.pop(img)
+	for inst != nil && !p.code.alive(inst) {
+		_ = inst.Close()
+		inst = p.pop(img)
+	}
 	if inst == nil {
 		made, err := img.snapshot.Instantiate(call.Context(), p.code.imports)
 		if err != nil {
@@ -362,7 +386,9 @@ func (p *pool) makeAhead() {
 		p.mu.Unlock()
 		made, err := img.snapshot.Instantiate(context.Background(), p.code.imports) // which runs nothing of the guest
 		enough := err != nil
-		if err != nil {
+		if errors.Is(err, engines.ErrClosed) {
+			p.retire(img) // it is lost; the next call makes another
+		} else if err != nil {
 			p.logger().Warn("an instance was not made ahead", "plugin", p.run.plugin.name, "error", err)
 		} else if inst := remembering(made); !p.push(img, inst) {
 			enough = true

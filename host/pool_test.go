@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/hashicorp/go-hclog"
+	"pgregory.net/rapid"
 
 	"forgeone.dev/forgeone/abi"
 	"forgeone.dev/forgeone/abi/forge"
@@ -460,6 +462,117 @@ func TestWithoutAnImage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// witness is an engine that remembers the snapshots that were taken and the
+// instances that were made of them, so that a test can end them as the end of an
+// engine's process does.
+type witness struct {
+	engines.WasmEngine
+	mu        sync.Mutex
+	snapshots []engines.Snapshot
+	instances []engines.Instance
+}
+
+func (w *witness) Compile(ctx context.Context, wasm []byte, opts engines.CompileOptions) (engines.Module, error) {
+	m, err := w.WasmEngine.Compile(ctx, wasm, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &witnessed{Module: m, witness: w}, nil
+}
+
+type witnessed struct {
+	engines.Module
+	witness *witness
+}
+
+func (m *witnessed) Snapshot(inst engines.Instance) (engines.Snapshot, error) {
+	s, err := m.Module.(engines.Snapshotter).Snapshot(inst)
+	if err != nil {
+		return nil, err
+	}
+	m.witness.mu.Lock()
+	defer m.witness.mu.Unlock()
+	m.witness.snapshots = append(m.witness.snapshots, s)
+	return witnessedSnapshot{s, m.witness}, nil
+}
+
+type witnessedSnapshot struct {
+	engines.Snapshot
+	witness *witness
+}
+
+func (s witnessedSnapshot) Instantiate(ctx context.Context, imports engines.Imports) (engines.Instance, error) {
+	inst, err := s.Snapshot.Instantiate(ctx, imports)
+	if err == nil {
+		s.witness.mu.Lock()
+		defer s.witness.mu.Unlock()
+		s.witness.instances = append(s.witness.instances, inst)
+	}
+	return inst, err
+}
+
+// TestLostImage: when an engine loses what it captured, and what waits, no call
+// is the worse for it.
+func TestLostImage(t *testing.T) {
+	shared, err := sharedEngine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &witness{WasmEngine: shared}
+	k := newKernelOn(t, func() (engines.WasmEngine, error) { return w, nil })
+	id := k.start(k.hoarder(plain))
+	first := k.expectUntouched(id, "start")
+	if len(w.snapshots) != 1 || len(w.instances) != 1 || k.pool(id).Idle != 1 {
+		t.Fatalf("%d snapshots, %d instances, pool %+v", len(w.snapshots), len(w.instances), k.pool(id))
+	}
+	if err := w.instances[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	if f := k.expectUntouched(id, "the end of what waited"); f.Init != first.Init || len(w.instances) != 2 {
+		t.Errorf("found %+v, %d instances", f, len(w.instances))
+	}
+	if err := errors.Join(w.snapshots[0].Close(), w.instances[1].Close()); err != nil {
+		t.Fatal(err)
+	}
+	if f := k.expectUntouched(id, "the end of the image"); f.Init == first.Init || len(w.snapshots) != 2 {
+		t.Errorf("found %+v, %d snapshots", f, len(w.snapshots))
+	}
+}
+
+// TestAnyOrder: whatever is called, in whatever order and across whatever verbs,
+// no call finds anything of another.
+func TestAnyOrder(t *testing.T) {
+	var hours atomic.Int64
+	k := newKernel(t, host.WithClock(func() time.Time { return time.Now().Add(time.Duration(hours.Load()) * time.Hour) }))
+	cfg := k.hoarder(plain)
+	cfg.Limits.Timeout = 20 * time.Millisecond
+	id := k.start(cfg)
+	verb := func(t *rapid.T, name string, err error) {
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		for _, act := range rapid.SliceOfN(rapid.SampledFrom([]string{
+			"heap", "global", "table", "grown", "segment", "all", "soft", "soft_fail", "fail", "trap", "spin", "open", "open_use", "denied", "nobody",
+			"stop", "reload", "pause",
+		}), 1, 8).Draw(t, "acts") {
+			hours.Add(1) // and all is forgiven
+			switch act {
+			case "stop":
+				verb(t, act, errors.Join(k.StopPlugin(ctx, id), k.StartPlugin(ctx, id)))
+			case "reload":
+				verb(t, act, k.ReloadPlugin(ctx, id, nil))
+			case "pause":
+				verb(t, act, errors.Join(k.PausePlugin(ctx, id), k.ResumePlugin(ctx, id)))
+			default:
+				_, _ = k.Call(ctx, id, act, nil)
+			}
+			k.expectUntouched(id, act)
+		}
+	})
 }
 
 // TestPool: as few wait as are to, as many as may, and those above the least

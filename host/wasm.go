@@ -153,6 +153,12 @@ func (c *code) reseed(call *abi.Call, inst *instance) error {
 	return c.binding.Reseed(call, inst)
 }
 
+// alive reports whether an instance is there to be called, and not lost with the
+// process that its engine runs in. One that exports no memory is supposed to be.
+func (c *code) alive(inst *instance) bool {
+	return len(c.memories) == 0 || inst.Memory(c.memories[0]) != nil
+}
+
 // exports reports whether the guest has a function for a lifecycle event.
 func (c *code) exports(event forge.Event) bool { return c.abi == ABIForge && c.binding.Exports(event) }
 
