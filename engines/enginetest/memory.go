@@ -11,6 +11,7 @@ import (
 
 var memoryCases = []testCase{
 	{name: "memory/bounds", run: testMemoryBounds},
+	{name: "memory/copies to and from a part of something", run: testMemoryParts},
 	{name: "memory/shared with the guest", run: testMemoryShared},
 	{name: "memory/grow", run: testMemoryGrow},
 	{name: "memory/absent", run: testMemoryAbsent},
@@ -62,6 +63,23 @@ func testMemoryBounds(t *testing.T, e engines.WasmEngine) {
 	all := make([]byte, engines.PageSize)
 	if !mem.Read(0, all) || len(bytes.TrimLeft(all, "\x00")) != 0 {
 		t.Error("a refused Write changed memory")
+	}
+}
+
+// What is copied may lie in an object that holds pointers: cgo must not mind.
+func testMemoryParts(t *testing.T, e engines.WasmEngine) {
+	mem := load(t, e, onePage()).Memory("memory")
+	whole := struct {
+		pointer *int
+		data    [16]byte
+	}{pointer: new(int), data: [16]byte{1, 2, 3}}
+	got := whole
+	got.data = [16]byte{}
+	if !mem.Write(7, whole.data[:]) || !mem.Read(7, got.data[:]) || got.data != whole.data {
+		t.Errorf("%v, want %v", got.data, whole.data)
+	}
+	if !mem.Write(7, whole.data[:0]) || !mem.Read(7, got.data[:0]) {
+		t.Error("nothing cannot be copied")
 	}
 }
 

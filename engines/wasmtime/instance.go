@@ -207,15 +207,27 @@ func (m *memory) Size() uint64 {
 	return uint64(C.forgeone_memory_size(m.store.context, m.upstream))
 }
 
+// In Read and Write cgo must see that what is pointed to is an element of a
+// slice of bytes: it looks for pointers in all of the object that holds it else.
+
 func (m *memory) Read(offset uint64, dst []byte) bool {
+	if len(dst) == 0 {
+		return m.holds(offset)
+	}
 	return !m.closed.Load() && bool(C.forgeone_memory_read(m.store.context, m.upstream,
-		C.uint64_t(offset), unsafe.Pointer(unsafe.SliceData(dst)), C.size_t(len(dst))))
+		C.uint64_t(offset), unsafe.Pointer(&dst[0]), C.size_t(len(dst))))
 }
 
 func (m *memory) Write(offset uint64, src []byte) bool {
+	if len(src) == 0 {
+		return m.holds(offset)
+	}
 	return !m.closed.Load() && bool(C.forgeone_memory_write(m.store.context, m.upstream,
-		C.uint64_t(offset), unsafe.Pointer(unsafe.SliceData(src)), C.size_t(len(src))))
+		C.uint64_t(offset), unsafe.Pointer(&src[0]), C.size_t(len(src))))
 }
+
+// holds reports whether nothing can be copied at offset.
+func (m *memory) holds(offset uint64) bool { return !m.closed.Load() && offset <= m.Size() }
 
 func (m *memory) Grow(pages uint32) (uint32, bool) {
 	if m.closed.Load() {
