@@ -15,7 +15,8 @@ import (
 const (
 	maxParams    = 3
 	maxResults   = 3
-	maxNodes     = 80 // of a function, about
+	maxNodes     = 32 // of a function, about
+	manyNodes    = 80 // of one in a few modules
 	maxDepth     = 4  // of expressions
 	maxBlocks    = 4  // nested
 	maxLoops     = 2  // nested
@@ -48,6 +49,10 @@ func Generate(r *rand.Rand) *Module {
 
 func generate(r *rand.Rand, endless, vectors bool, lending *Module) *Module {
 	g := &generator{r: r, m: &Module{Start: -1, Endless: endless, Vectors: vectors, Lender: lending}, all: scalars}
+	g.m.nodes = maxNodes
+	if g.chance(4) {
+		g.m.nodes = manyNodes
+	}
 	if vectors {
 		g.all = append(slices.Clone(scalars), engines.V128)
 	}
@@ -185,7 +190,7 @@ func (g *generator) segments() {
 func (g *generator) function(f *Func, index int) {
 	t := g.m.Types[f.Type]
 	f.Locals = g.types(g.all, 6)
-	*g = generator{r: g.r, m: g.m, all: g.all, fn: f, params: len(t.Params), nodes: 10 + g.n(maxNodes), leaf: index == 0 || g.chance(4)}
+	*g = generator{r: g.r, m: g.m, all: g.all, fn: f, params: len(t.Params), nodes: 10 + g.n(g.m.nodes), leaf: index == 0 || g.chance(4)}
 	g.locals = slices.Concat(t.Params, f.Locals)
 	g.vars = len(g.locals)
 	g.labels = []label{{t.Results}}

@@ -27,6 +27,7 @@ type Module struct {
 	SharedMemory, SharedTable bool // imported from the lender: the memory, and table 0
 
 	Vectors bool // it may have vector instructions
+	nodes   int  // that a function may have, about
 	// Endless says that its loops and its recursion may not end: it needs fuel.
 	Endless bool
 }
