@@ -1,5 +1,7 @@
 package meter
 
+import "forgeone.dev/forgeone/engines"
+
 // Opcodes that are written and never looked at.
 const (
 	memorySize   = 0x3f
@@ -42,7 +44,21 @@ func (c code) globalSet(i uint32) code { return uleb(append(c, byte(opGlobalSet)
 func (c code) call(fn uint32) code     { return uleb(append(c, byte(opCall)), fn) }
 func (c code) br(depth uint32) code    { return uleb(append(c, byte(opBr)), depth) }
 func (c code) brIf(depth uint32) code  { return uleb(append(c, byte(opBrIf)), depth) }
-func (c code) end() code               { return append(c, byte(opEnd)) }
+
+// zero pushes the zero of a number type.
+func (c code) zero(t engines.ValueType) code {
+	switch t {
+	case engines.I32:
+		return c.i32(0)
+	case engines.I64:
+		return c.i64(0)
+	case engines.F32:
+		return append(c, 0x43, 0, 0, 0, 0)
+	}
+	return append(c, 0x44, 0, 0, 0, 0, 0, 0, 0, 0)
+}
+
+func (c code) end() code { return append(c, byte(opEnd)) }
 
 // block opens a block, loop or if without parameters or results.
 func (c code) block(op opcode) code { return append(c, byte(op), emptyBlock) }

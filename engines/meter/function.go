@@ -42,21 +42,22 @@ import (
 // does, lets wazero compare and branch in one.
 type function struct {
 	*rewriter
-	index  int // in the original
-	typ    engines.FuncType
-	survey        // zero if nothing is metered
-	quiet  bool   // it does not charge itself
-	deep   bool   // its calls count towards depth
-	own    uint32 // local variables and parameters; those that are added come after
-	out    code
-	marks  []mark
-	segs   []segment
-	seg    int    // that is being read
-	spans  []span // that are being read, from the outermost
-	dead   bool   // what is being read cannot be reached
-	frames []frame
-	labels uint32 // in the output, all open blocks together: they are counted from the outermost
-	prev   instr  // the instruction before, if it is in the same segment
+	index   int // in the original
+	typ     engines.FuncType
+	survey         // zero if nothing is metered
+	inlined        // what is written in the place of calls
+	quiet   bool   // it does not charge itself
+	deep    bool   // its calls count towards depth
+	own     uint32 // local variables and parameters; those that are added come after
+	out     code
+	marks   []mark
+	segs    []segment
+	seg     int    // that is being read
+	spans   []span // that are being read, from the outermost
+	dead    bool   // what is being read cannot be reached
+	frames  []frame
+	labels  uint32 // in the output, all open blocks together: they are counted from the outermost
+	prev    instr  // the instruction before, if it is in the same segment
 }
 
 // frame is an open block of the original.
@@ -124,13 +125,16 @@ type localGroup struct {
 }
 
 // added are the local variables that come after the function's own: operands
-// of a copy, then the counter.
+// of a copy, then the counter, then those of what is inlined.
 func (f *function) added() (groups []localGroup) {
 	if f.copies {
 		groups = append(groups, localGroup{3, engines.I32})
 	}
 	if f.cached {
 		groups = append(groups, localGroup{1, engines.I64})
+	}
+	for _, t := range f.variables {
+		groups = append(groups, localGroup{1, t})
 	}
 	return groups
 }
@@ -144,6 +148,15 @@ func (f *function) cache() uint32 {
 		return f.own + 3
 	}
 	return f.own
+}
+
+// variable is a local that an inlined function has.
+func (f *function) variable(i int) uint32 {
+	at := f.cache()
+	if f.cached {
+		at++
+	}
+	return at + uint32(i)
 }
 
 func (f *function) push(op opcode, labels uint32, carries bool) {
@@ -253,7 +266,11 @@ func (f *function) call(in *instr) {
 	if in.op == opCall {
 		if s := f.surveyOf(in.imm[0]); s != nil && s.cost > 0 {
 			f.pay(s.cost)
-			f.out = f.plain(f.out, in)
+			if s.inline && f.top().loop >= 0 && f.sites < maxSites && !f.dead {
+				f.inlineCall(in.imm[0])
+			} else {
+				f.out = f.plain(f.out, in)
+			}
 			return
 		}
 	} else if !f.plan.Fuel {

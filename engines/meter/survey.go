@@ -12,6 +12,8 @@ type survey struct {
 	// cost is what the function is charged by its callers, which know it: it
 	// does not charge itself. 0 if it does.
 	cost int64
+	// inline says that in loops it is written in the place of its calls.
+	inline bool
 	// copies says that there are instructions on memory of some length: they
 	// take locals for their operands.
 	copies bool
@@ -52,11 +54,12 @@ func (w *rewriter) survey() error {
 	w.surveys = make([]survey, len(w.bodies))
 	for i, body := range w.bodies {
 		r := body.reader()
-		w.locals(r)
+		_, locals, declared := w.locals(r)
 		s := &w.surveys[i]
 		fn := uint32(w.imported + i)
+		straight := true
 		// Fuel is exact: all callers must be known, and what they pay for.
-		quiet := w.cyclic == nil && !(w.plan.Fuel && (w.addressed[fn] || w.hasStart && w.start == fn))
+		quiet := !(w.plan.Fuel && (w.addressed[fn] || w.hasStart && w.start == fn))
 		var (
 			open  []bool      // blocks: whether they are loops
 			inner *loopSurvey // entered last, if none has ended since
@@ -66,6 +69,7 @@ func (w *rewriter) survey() error {
 			in := w.instr(r)
 			switch in.op {
 			case opBlock, opIf:
+				straight = false
 				open = append(open, false)
 			case opLoop:
 				quiet = false
@@ -98,6 +102,7 @@ func (w *rewriter) survey() error {
 			default:
 				quiet = quiet && !in.op.bulk()
 			}
+			straight = straight && !in.op.branches()
 			quiet = quiet && !(w.plan.Fuel && in.op.branches())
 			s.lined = s.lined || w.plan.Fuel && len(open) > maxLined
 			s.copies = s.copies || in.op.copies()
@@ -109,6 +114,7 @@ func (w *rewriter) survey() error {
 		if !quiet || s.cost > quietCost {
 			s.cost = 0
 		}
+		s.inline = straight && s.cost > 0 && s.cost <= inlineCost && w.inlines(fn, locals, declared)
 	}
 	for i := range w.surveys {
 		s := &w.surveys[i]
@@ -122,8 +128,11 @@ func (w *rewriter) survey() error {
 // surveyLoop settles how a loop is written, when what it calls is known.
 func (w *rewriter) surveyLoop(s *survey, l *loopSurvey) {
 	charged := true // by the loop, what it calls
+	calls := false  // that are written as such
 	for _, fn := range l.calls {
-		if callee := w.surveyOf(fn); callee != nil && callee.cost > 0 {
+		callee := w.surveyOf(fn)
+		calls = calls || callee == nil || !callee.inline
+		if callee != nil && callee.cost > 0 {
 			l.cost += callee.cost
 		} else {
 			charged = false
@@ -132,7 +141,7 @@ func (w *rewriter) surveyLoop(s *survey, l *loopSurvey) {
 	l.turns = 1
 	if l.innermost && charged && !l.others {
 		l.turns = int(max(1, min(maxTurns, turnsCost/max(1, l.cost))))
-		s.cached = s.cached || len(l.calls) == 0 || w.plan.Fuel
+		s.cached = s.cached || !calls || w.plan.Fuel
 	}
 	if l.exits *= uint32(l.turns); !l.innermost || l.exits > maxExits {
 		l.exits = 0
