@@ -1,16 +1,11 @@
-// Command guest is a Go program as large as they come without effort, to be
-// compiled.
+// Command guest is a Go program, to be compiled: nearly all of it is Go's runtime.
 package main
 
 import (
-	"encoding/json"
-	"fmt"
 	"os"
+	"strconv"
 )
 
 func main() {
-	var v any
-	if err := json.NewDecoder(os.Stdin).Decode(&v); err != nil {
-		fmt.Println(err)
-	}
+	_, _ = os.Stdout.WriteString(strconv.Itoa(len(os.Args)))
 }
