@@ -187,6 +187,10 @@ func testSnapshotNoMemory(t *testing.T, e engines.WasmEngine) {
 			t.Fatal("it is not restored")
 		}
 	}
+	closeAll(t, again)
+	if snap.Restore(again) {
+		t.Error("it is restored and closed")
+	}
 }
 
 func testSnapshotGrown(t *testing.T, e engines.WasmEngine) {

@@ -189,14 +189,6 @@ func (i *instance) callDeep(ctx context.Context, f engines.Func, stack []uint64)
 	return err
 }
 
-// resetDepth sets the depth back to what it is between calls.
-func (i *instance) resetDepth() error {
-	if i.depth == nil || i.depth.Get() == 0 {
-		return nil
-	}
-	return i.depth.Set(0)
-}
-
 // unwindLenders sets the depth of those back that functions were called of.
 func (i *instance) unwindLenders() {
 	for _, l := range i.lenders {

@@ -185,5 +185,5 @@ func (s *snapshot) Restore(inst engines.Instance) bool {
 		return false
 	}
 	i.used, i.broken = 0, false
-	return i.resetDepth() == nil
+	return true
 }

@@ -6,8 +6,8 @@ import (
 	"testing"
 
 	"forgeone.dev/forgeone/engines"
-	"forgeone.dev/forgeone/engines/enginetest"
 	"forgeone.dev/forgeone/engines/enginetest/asm"
+	"forgeone.dev/forgeone/engines/enginetest/diff"
 	"forgeone.dev/forgeone/engines/meter"
 )
 
@@ -95,10 +95,18 @@ func (u unmapped) Info() engines.Info {
 }
 
 // Memory that is written, and not mapped, does as well.
-func TestUnmapped(t *testing.T) {
-	enginetest.Test(t, func(t testing.TB) engines.WasmEngine {
-		return meter.Wrap(unmapped{bare(t)}, meter.Limits{})
-	})
+func TestSnapshotsUnmapped(t *testing.T) {
+	e := meter.Wrap(unmapped{bare(t)}, meter.Limits{})
+	defer e.Close()
+	var tally diff.Captures
+	for seed := range uint64(100) {
+		if err := diff.CheckSnapshots(t.Context(), e, nil, seed, &tally); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if tally.Captured == 0 || tally.Restored == 0 {
+		t.Errorf("%+v: this says nothing", tally)
+	}
 }
 
 // An active segment is dropped once it was written, which wazero alone does not
