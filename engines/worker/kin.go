@@ -26,15 +26,16 @@ func (k *kin) root() *kin {
 func (e *engine) join(i *instance, lenders map[string]*instance) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	i.kin = new(kin)
 	for _, l := range lenders {
 		if l.kin == nil {
-			l.kin = i.kin
-			continue
+			l.kin = new(kin)
 		}
-		if from, to := l.kin.root(), i.kin.root(); from != to {
-			from.into = to
-			to.inHost += from.inHost
+		switch root := l.kin.root(); {
+		case i.kin == nil:
+			i.kin = root
+		case i.kin != root:
+			root.into = i.kin
+			i.kin.inHost += root.inHost
 		}
 	}
 }
