@@ -8,6 +8,8 @@ PURE      := CGO_ENABLED=0 $(GO) build -trimpath
 FUZZTIME  ?= 60s
 BENCHTIME ?= 1s
 COUNT     ?= 5
+MODULES   ?= 100000
+SEED      ?= 0
 # Anything that answers to cc builds the cgo engines; without one they are left out, and said to be.
 HAVE_CC   := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo yes)
 WASMER    := $(shell $(GO) env GOMODCACHE)/github.com/wasmerio/wasmer-go@v1.0.4/wasmer/packaged/lib/$(shell $(GO) env GOOS)-$(subst arm64,aarch64,$(shell $(GO) env GOARCH))
@@ -16,7 +18,7 @@ GUESTS    := ./sdk ./sdk/guest ./plugins/examples/summarise-wasm ./plugins/examp
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 .DEFAULT_GOAL := help
-.PHONY: help build examples demo test test-all lint race bench bench-rivals fuzz cross clean
+.PHONY: help build examples demo test test-all lint race bench bench-rivals fuzz diff cross clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +93,9 @@ fuzz: ## every fuzz target for FUZZTIME (60s) each
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$pkg || exit 1; \
 	  done; done
+
+diff: ## MODULES (100000) random modules from SEED (0) on, on wazero and wasmer, and on wazero and wasmtime
+	.ci/diff $(MODULES) $(SEED)
 
 cross: ## bin/forgeone for every system it is made for
 	@for p in $(PLATFORMS); do \

@@ -50,6 +50,13 @@ func TestConformance(t *testing.T) {
 }
 
 // The vectors of the core specification hold in modules that are rewritten.
-func TestSpec(t *testing.T) { spec.Test(t, bare, "deadline", "fuel") }
+func TestSpec(t *testing.T) {
+	for _, mode := range []string{"deadline", "fuel"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			spec.Test(t, bare, mode)
+		})
+	}
+}
 
 func BenchmarkOvershoot(b *testing.B) { enginetest.Overshoot(b, metered) }
