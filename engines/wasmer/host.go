@@ -2,26 +2,8 @@
 
 package wasmer
 
-/*
-#include <stdint.h>
-
-// The instance whose export the embedder called on this thread, as a cgo handle.
-static _Thread_local uintptr_t calling;
-
-static uintptr_t forgeone_swap_calling(uintptr_t h) {
-	uintptr_t old = calling;
-	calling = h;
-	return old;
-}
-
-static uintptr_t forgeone_calling(void) { return calling; }
-*/
-import "C"
-
 import (
-	"context"
 	"runtime"
-	"runtime/cgo"
 	"slices"
 	"sync"
 
@@ -30,37 +12,6 @@ import (
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/internal/link"
 )
-
-// call is what wasmer-go does not carry through a guest: the context that a
-// host function gets, and the error that it ended with.
-type call struct {
-	ctx     context.Context
-	failure *engines.HostError
-}
-
-// run calls native, an export of i, with ctx. The call is found again, by host
-// functions of i or of its lenders, through the thread: a call from Go into C
-// and back stays on one, and instances may share a lender on several.
-func (i *instance) run(ctx context.Context, native upstream.NativeFunction, args []any) (result any, failure *engines.HostError, err error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	outer := i.call
-	i.call = call{ctx: ctx}
-	caller := C.forgeone_swap_calling(C.uintptr_t(i.handle))
-	defer func() {
-		C.forgeone_swap_calling(caller)
-		failure = i.call.failure
-		i.call = outer
-		runtime.KeepAlive(i)
-	}()
-	result, err = native(args...)
-	return result, nil, err
-}
-
-// callUnderWay is the call that this thread is in.
-func callUnderWay() *call {
-	return &cgo.Handle(C.forgeone_calling()).Value().(*instance).call
-}
 
 // binding is the host functions of one instance. wasmer does not say which
 // instance calls, so each has its own; wasmer-go does not free them when told

@@ -128,20 +128,12 @@ func (i *instance) Func(name string) (engines.Func, error) {
 	if t.Kind != engines.KindFunc {
 		return nil, &engines.ExportError{Name: name, Reason: fmt.Sprintf("it is a %s, not a func", t.Kind)}
 	}
-	return i.function(name, t.Func)
-}
-
-func (i *instance) function(name string, typ engines.FuncType) (*function, error) {
-	native, err := i.upstream.Exports.GetFunction(name)
-	if err != nil {
-		return nil, &engines.ExportError{Name: name, Reason: err.Error()}
-	}
-	return &function{instance: i, name: name, typ: typ, slots: typ.Slots(), native: native}, nil
+	return newFunction(i, name, t.Func)
 }
 
 // start runs the start function.
 func (i *instance) start(ctx context.Context) error {
-	f, err := i.function(i.module.startExport, engines.FuncType{})
+	f, err := newFunction(i, i.module.startExport, engines.FuncType{})
 	if err != nil {
 		return err
 	}
@@ -169,46 +161,6 @@ func (i *instance) Global(name string) engines.Global {
 		return nil
 	}
 	return &global{i, g, t.Global}
-}
-
-type function struct {
-	instance *instance
-	name     string
-	typ      engines.FuncType
-	slots    int
-	native   upstream.NativeFunction
-}
-
-func (f *function) Type() engines.FuncType { return f.typ }
-
-func (f *function) Call(ctx context.Context, stack []uint64) error {
-	if len(stack) < f.slots {
-		return &engines.ArgumentError{Func: f.name, Want: f.slots, Got: len(stack)}
-	}
-	if f.instance.closed.Load() {
-		return engines.ErrClosed
-	}
-	args := make([]any, len(f.typ.Params))
-	for i, t := range f.typ.Params {
-		args[i] = fromWord(t, stack[i])
-	}
-	result, failure, err := f.instance.run(ctx, f.native, args)
-	if err != nil {
-		if failure != nil {
-			return failure
-		}
-		return trap(err)
-	}
-	switch len(f.typ.Results) {
-	case 0:
-	case 1:
-		stack[0] = toWord(result)
-	default:
-		for i, v := range result.([]any) {
-			stack[i] = toWord(v)
-		}
-	}
-	return nil
 }
 
 // memory is a linear memory, dead once the instance it was asked of is closed.
