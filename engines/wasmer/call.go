@@ -79,8 +79,12 @@ type call struct {
 	failure *engines.HostError
 }
 
-// callUnderWay is the call that this thread is in.
-func callUnderWay() *call {
+// underWay is the call that this thread is in, asked for by a host function of
+// i. If i is linked to no other instance, that is its own.
+func (i *instance) underWay() *call {
+	if len(i.imports.Instances) == 0 && !i.lends.Load() {
+		return &i.call
+	}
 	return &cgo.Handle(C.forgeone_calling()).Value().(*instance).call
 }
 

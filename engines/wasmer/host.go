@@ -49,9 +49,9 @@ func (b *binding) hostFunc(module string, fn *engines.HostFunction) func([]upstr
 	return func(args []upstream.Value) ([]upstream.Value, error) {
 		stack := make([]uint64, slots)
 		for i := range args {
-			stack[i] = toWord(args[i].Unwrap())
+			stack[i] = argument(&args[i])
 		}
-		c := callUnderWay()
+		c := b.instance.underWay()
 		if err := link.Call(c.ctx, fn, caller{b.instance}, stack); err != nil {
 			c.failure = &engines.HostError{Module: module, Name: fn.Name, Err: err}
 			return wrong, nil

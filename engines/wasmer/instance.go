@@ -32,6 +32,7 @@ type instance struct {
 	imports  engines.Imports // the lenders must stay
 	host     *binding
 	memory   *memory // memory 0, nil if there is none
+	lends    atomic.Bool
 	closed   atomic.Bool
 	overlay  mapping.Overlay
 
@@ -51,6 +52,7 @@ func (i *instance) importObject() *upstream.ImportObject {
 		var extern upstream.IntoExtern = i.host.funcs[n]
 		if i.host.funcs[n] == nil {
 			lender := i.imports.Instances[im.Module].(*instance)
+			lender.lends.Store(true)
 			// The check before found the export, and wasmer exports what is there.
 			extern, _ = lender.upstream.Exports.Get(im.Name)
 		}

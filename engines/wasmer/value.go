@@ -63,3 +63,16 @@ func toWord(v any) uint64 {
 	}
 	return 0
 }
+
+// argument is the word for what wasmer-go passes to a host function.
+func argument(v *upstream.Value) uint64 {
+	switch v.Kind() {
+	case upstream.I32:
+		return uint64(uint32(v.I32()))
+	case upstream.I64:
+		return uint64(v.I64())
+	case upstream.F32:
+		return uint64(math.Float32bits(v.F32()))
+	}
+	return math.Float64bits(v.F64())
+}
