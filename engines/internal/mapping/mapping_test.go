@@ -119,6 +119,34 @@ func TestModel(t *testing.T) {
 	}
 }
 
+// However much of a memory was written to, a reset undoes it all, and a second
+// one what was written since.
+func TestResetOfMuch(t *testing.T) {
+	const size = 64 * page
+	content := bytes.Repeat([]byte{7}, size)
+	memory := reserve(t, size, size).Commit(size)
+	var overlay mapping.Overlay
+	defer overlay.Close()
+	if err := overlay.Map(memory, fileOf(t, content), size); err != nil {
+		t.Fatal(err)
+	}
+	for _, pages := range []int{1, 40, 255, 256, 257, size / 4096} {
+		for _, stride := range []int{4096, 3 * 4096} {
+			for range 2 {
+				for n, at := 0, 0; n < pages && at < size; n, at = n+1, at+stride {
+					memory[at+n%4096] = 9
+				}
+				if err := overlay.Reset(memory); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(memory, content) {
+					t.Fatalf("%d pages, each %d bytes, were written to, and a reset has not undone that", pages, stride)
+				}
+			}
+		}
+	}
+}
+
 func TestMovedMemory(t *testing.T) {
 	file := fileOf(t, make([]byte, page))
 	here, there := reserve(t, page, page).Commit(page), reserve(t, page, page).Commit(page)
