@@ -2,6 +2,7 @@ package meter_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/enginetest/versus"
+	"forgeone.dev/forgeone/engines/meter"
 )
 
 // goGuest is the program in testdata/guest.
@@ -75,80 +78,99 @@ func started(t testing.TB, e engines.WasmEngine, opts engines.CompileOptions) (e
 	return mod, wasi(mod)
 }
 
-// BenchmarkSnapshot is an instance and its first call: made anew, from a
-// snapshot, and restored to it.
-func BenchmarkSnapshot(b *testing.B) {
-	e := metered(b)
-	defer e.Close()
-	goMod, goImports := started(b, e, engines.CompileOptions{Interruptible: true})
-	small := captured(b, e, counter().Bytes(), engines.CompileOptions{Interruptible: true})
+// BenchmarkWazeroSnapshot is an instance and its first call: made and started anew,
+// from a snapshot, and restored to it. In "unmapped", memory is written and not
+// mapped.
+func BenchmarkWazeroSnapshot(b *testing.B) {
+	small := func(b *testing.B, e engines.WasmEngine) (engines.Module, engines.Imports) {
+		return captured(b, e, counter().Bytes(), engines.CompileOptions{Interruptible: true}), engines.Imports{}
+	}
+	goProgram := func(b *testing.B, e engines.WasmEngine) (engines.Module, engines.Imports) {
+		return started(b, e, engines.CompileOptions{Interruptible: true})
+	}
 	for _, guest := range []struct {
-		name    string
-		mod     engines.Module
-		imports engines.Imports
-		init    string
-		call    string
-		args    []uint64
+		name       string
+		load       func(*testing.B, engines.WasmEngine) (engines.Module, engines.Imports)
+		init, call string
+		args       []uint64
 	}{
-		{"go/add", goMod, goImports, "_initialize", "add", []uint64{1, 2}},
-		{"go/keep", goMod, goImports, "_initialize", "keep", []uint64{1}},
-		{"small", small, engines.Imports{}, "next", "next", nil},
+		{"go_add", goProgram, "_initialize", "add", []uint64{1, 2}},
+		{"go_keep", goProgram, "_initialize", "keep", []uint64{1}},
+		{"small", small, "next", "next", nil},
 	} {
-		fresh := func(b *testing.B) engines.Instance {
-			inst, err := guest.mod.Instantiate(context.Background(), guest.imports)
-			if err != nil {
-				b.Fatal(err)
-			}
-			call(b, inst, guest.init)
-			return inst
-		}
-		b.Run(guest.name+"/new", func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				inst := fresh(b)
-				call(b, inst, guest.call, guest.args...)
-				_ = inst.Close()
-			}
-		})
-		original := fresh(b)
-		snap, err := guest.mod.(engines.Snapshotter).Snapshot(original)
-		if err != nil {
-			b.Fatal(err)
-		}
-		_ = original.Close()
-		b.Run(guest.name+"/snapshot", func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				inst, err := snap.Instantiate(context.Background(), guest.imports)
+		b.Run(guest.name, func(b *testing.B) {
+			e := metered(b)
+			defer e.Close()
+			unmapped := meter.Wrap(unmapped{bare(b)}, meter.Limits{})
+			defer unmapped.Close()
+			var rivals []versus.Rival
+			for suffix, e := range []engines.WasmEngine{e, unmapped} {
+				mod, imports := guest.load(b, e)
+				l := lifetimes{guest.call, guest.args}
+				begin := func() (engines.Instance, error) {
+					inst, err := mod.Instantiate(context.Background(), imports)
+					if err == nil {
+						call(b, inst, guest.init)
+					}
+					return inst, err
+				}
+				original, err := begin()
 				if err != nil {
 					b.Fatal(err)
 				}
-				call(b, inst, guest.call, guest.args...)
-				_ = inst.Close()
-			}
-		})
-		b.Run(guest.name+"/restore", func(b *testing.B) {
-			inst, err := snap.Instantiate(context.Background(), guest.imports)
-			if err != nil {
-				b.Fatal(err)
-			}
-			f, err := inst.Func(guest.call)
-			if err != nil {
-				b.Fatal(err)
-			}
-			stack := make([]uint64, 4)
-			b.ReportAllocs()
-			for b.Loop() {
-				copy(stack, guest.args)
-				if err := f.Call(context.Background(), stack); err != nil {
+				defer original.Close()
+				snap, err := mod.(engines.Snapshotter).Snapshot(original)
+				if err != nil {
 					b.Fatal(err)
 				}
-				if !snap.Restore(inst) {
-					b.Fatal("not restored")
+				defer snap.Close()
+				fromSnapshot := func() (engines.Instance, error) { return snap.Instantiate(context.Background(), imports) }
+				kept, err := fromSnapshot()
+				if err != nil {
+					b.Fatal(err)
 				}
+				defer kept.Close()
+				name := []string{"", "-unmapped"}[suffix]
+				rivals = append(rivals,
+					versus.Rival{Name: "new" + name, Do: func() error { return l.once(begin) }},
+					versus.Rival{Name: "snapshot" + name, Do: func() error { return l.once(fromSnapshot) }},
+					versus.Rival{Name: "restore" + name, Do: func() error {
+						if err := l.use(kept); err != nil {
+							return err
+						}
+						if !snap.Restore(kept) {
+							return errors.New("not restored")
+						}
+						return nil
+					}},
+				)
 			}
-			_ = inst.Close()
+			versus.Run(b, rivals...)
 		})
-		_ = snap.Close()
 	}
+}
+
+// lifetimes is how instances are used: each for one call.
+type lifetimes struct {
+	call string
+	args []uint64
+}
+
+// once makes an instance for one call.
+func (l *lifetimes) once(make func() (engines.Instance, error)) error {
+	inst, err := make()
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.use(inst), inst.Close())
+}
+
+func (l *lifetimes) use(inst engines.Instance) error {
+	f, err := inst.Func(l.call)
+	if err != nil {
+		return err
+	}
+	var stack [4]uint64
+	copy(stack[:], l.args)
+	return f.Call(context.Background(), stack[:])
 }
