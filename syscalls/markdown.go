@@ -20,7 +20,8 @@ func Markdown(regs []abi.Registration) string {
 <!-- Made by "go generate ./syscalls" of the registrations; do not edit. -->
 
 Everything that a plugin may ask of the kernel. An argument whose name ends in
-"..." may be given any number of times. "Lowest trust" is the trust level that a
+"..." may be left out; where it may be given more than once, the description
+says so. Numbers are decimal. "Lowest trust" is the trust level that a
 plugin needs to hold the syscall at all. "On record" says how it stands in the
 audit log: *each* call by itself, repeats *folded* within a plugin call, *each,
 on disk* before it is carried out. "Grant" is what has to be in the plugin's
@@ -57,7 +58,7 @@ object itself, links followed. Argument policies see it as the plugin wrote it.
   resource of the request too: going through it tells that it exists.
 - Directories are at most %d deep.
 - Names have one spelling on every system: the one the directory lists.
-- Only regular files are opened. A file under two names, by a hard link, is
+- Only regular files are opened, and directories to list them. A file under two names, by a hard link, is
   decided by the name it is opened by.
 - What changes between the decision and the effect is not followed: the syscall
   fails with code %d (ESTALE) and can be tried again.

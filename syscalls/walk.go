@@ -45,6 +45,7 @@ type target struct {
 	chain []node      // from the mount's root to the directory
 	name  string      // in the directory; empty if the object is the directory itself
 	info  fs.FileInfo // nil if there is nothing of that name
+	slash bool        // the path asks for a directory, by a slash at its end
 	path  string      // canonical guest path
 }
 
@@ -73,6 +74,20 @@ func (t *target) Close() error {
 
 func (t *target) dir() *node { return &t.chain[len(t.chain)-1] }
 
+// stat is the object's information, taken before anything was decided.
+func (t *target) stat() (fs.FileInfo, error) {
+	switch d := t.dir(); {
+	case t.name != "" && t.info == nil:
+		return nil, fs.ErrNotExist
+	case t.name != "":
+		return t.info, nil
+	case d.info != nil:
+		return d.info, nil
+	default:
+		return d.root.Stat(".")
+	}
+}
+
 // inPlace checks that the way to the object, and the object, are still where
 // they were found. It looks from the mount's root down: a directory that was
 // moved away and back since is caught by what lies below it.
@@ -86,7 +101,7 @@ func (t *target) inPlace(object fs.FileInfo) error {
 			return stale(t.chain[i].path)
 		}
 	}
-	if object == nil {
+	if object == nil || t.name == "" {
 		return nil
 	}
 	now, err := t.dir().root.Lstat(t.name)
@@ -97,13 +112,22 @@ func (t *target) inPlace(object fs.FileInfo) error {
 }
 
 func stale(guest string) error {
-	return &abi.SyscallError{Code: codeStale, Message: "changed while it was being opened; try again", Context: map[string]string{"path": guest}}
+	return &abi.SyscallError{Code: codeStale, Message: "changed in the meantime; try again", Context: map[string]string{"path": guest}}
 }
+
+// last is what becomes of the last name of a path.
+type last uint8
+
+const (
+	followed last = iota // a link is followed, and a directory entered
+	kept                 // a link is the object; one before a slash is followed
+	entry                // the object is what the directory above lists, link or directory
+)
 
 // walk is one path on its way to a target.
 type walk struct {
 	mounts []abi.Mount
-	follow bool // a link that the path ends in
+	last   last
 	chain  []node
 	rest   []string // components to go
 	at     string   // canonical guest path so far
@@ -111,16 +135,17 @@ type walk struct {
 	left   []string // directories that a ".." left
 	name   string
 	info   fs.FileInfo
+	slash  bool
 	err    error // the walk has failed; what is left is taken by its text
 }
 
 // resolve finds what an absolute guest path leads to. The resources are set
 // whatever becomes of it; t is nil if failed is not. Errors: a malformed path.
-func resolve(ctx context.Context, mounts []abi.Mount, guest string, follow bool) (t *target, resources []string, failed, err error) {
+func resolve(ctx context.Context, mounts []abi.Mount, guest string, last last) (t *target, resources []string, failed, err error) {
 	if err := checkPath(guest); err != nil {
 		return nil, nil, nil, err
 	}
-	w := walk{mounts: mounts, follow: follow, rest: components(guest), at: "/"}
+	w := walk{mounts: mounts, last: last, rest: components(guest), at: "/"}
 	w.begin()
 	for len(w.rest) > 0 {
 		c := w.rest[0]
@@ -146,7 +171,7 @@ func resolve(ctx context.Context, mounts []abi.Mount, guest string, follow bool)
 		resources = resources[:maxResources]
 		w.err = abi.Fail(codeLoop, `the path goes up, by "..", out of more than %d directories`, maxResources-1)
 	}
-	t = &target{w.chain, w.name, w.info, w.at}
+	t = &target{w.chain, w.name, w.info, w.slash, w.at}
 	if w.err != nil {
 		_ = t.Close()
 		t = nil
@@ -250,21 +275,20 @@ func (w *walk) step(name string) error {
 		return nil
 	}
 	info, err := lookup(dir.root, name)
-	last := len(w.rest) == 0
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && last:
-		w.name, w.at = name, guest
-		return nil
-	case err != nil:
+	slash := len(w.rest) > 0
+	final := !slash || !slices.ContainsFunc(w.rest, func(c string) bool { return c != "." })
+	switch missing := errors.Is(err, fs.ErrNotExist); {
+	case err != nil && !(missing && final):
 		return err
-	case info.Mode()&fs.ModeSymlink != 0 && (w.follow || !last):
+	case missing:
+	case info.Mode()&fs.ModeSymlink != 0 && (w.last == followed || slash && !(w.last == entry && final)):
 		return w.expand(dir.root, name)
-	case info.IsDir():
+	case info.IsDir() && !(w.last == entry && final):
 		return w.descend(dir, name, guest, info)
-	case !last:
+	case !info.IsDir() && slash:
 		return syscall.ENOTDIR
 	}
-	w.name, w.info, w.at = name, info, guest
+	w.name, w.info, w.slash, w.at = name, info, slash, guest
 	return nil
 }
 
@@ -387,6 +411,13 @@ func manySpellings(dir *os.Root, name string, info fs.FileInfo) bool {
 	return err == nil && os.SameFile(info, again)
 }
 
+// Codes of Linux that package abi has no name for.
+const (
+	codeBusy     = 16 // EBUSY
+	codeCross    = 18 // EXDEV
+	codeNotEmpty = 39 // ENOTEMPTY
+)
+
 // fsError is the failure of an operation on a guest path. It names that path
 // and no other: a host path is not a plugin's to know.
 func fsError(guest string, err error) error {
@@ -412,6 +443,8 @@ func fsError(guest string, err error) error {
 		return fail(abi.CodeTimeout, "timed out")
 	case errors.Is(err, fs.ErrNotExist):
 		return fail(abi.CodeNotFound, "no such file or directory")
+	case errors.Is(err, errNotEmpty): // before ErrExist, which it is too
+		return fail(codeNotEmpty, "the directory is not empty")
 	case errors.Is(err, fs.ErrExist):
 		return fail(abi.CodeExists, "exists already")
 	case errors.Is(err, fs.ErrPermission):
@@ -422,6 +455,14 @@ func fsError(guest string, err error) error {
 		return fail(abi.CodeNotDir, "not a directory")
 	case errno == syscall.EISDIR:
 		return fail(abi.CodeIsDir, "is a directory")
+	case errors.Is(err, errCross):
+		return fail(codeCross, "on another file system")
+	case errno == syscall.EBUSY:
+		return fail(codeBusy, "in use by the host")
+	case errno == syscall.EINVAL:
+		return fail(abi.CodeInvalid, "the host's file system takes no such argument")
+	case errno == syscall.EOPNOTSUPP:
+		return fail(abi.CodeUnsupported, "the host's file system cannot do this")
 	case errno == syscall.ELOOP:
 		return fail(codeLoop, "too many symbolic links")
 	case errno == syscall.ENAMETOOLONG:
