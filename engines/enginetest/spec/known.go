@@ -53,7 +53,7 @@ var known = []deviation{
 		},
 	},
 	{
-		reason: "wasmer walks the hundreds of thousands of frames of an exhausted stack with locks held, and may never come back: a depth of calls keeps it from it",
+		reason: "wasmer looks each of the hundreds of thousands of frames of an exhausted stack up among all modules that the process ever compiled, which may take minutes: a depth of calls keeps it from it",
 		engine: "wasmer",
 		mode:   "plain",
 		fatal:  true,
