@@ -39,8 +39,9 @@ func TestMain(m *testing.M) {
 		defer func() { _ = os.RemoveAll(dir) }()
 		binary = filepath.Join(dir, "forgeone")
 		// Private logs of calls outlive them, and what calls keep is the user's.
-		for _, name := range []string{"TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"} {
-			if err := os.Setenv(name, dir); err != nil {
+		user := filepath.Join(dir, "user")
+		for name, value := range map[string]string{"TMPDIR": dir, "XDG_CACHE_HOME": user, "XDG_CONFIG_HOME": user} {
+			if err := os.Setenv(name, value); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				return 1
 			}

@@ -10,6 +10,7 @@ import (
 	"forgeone.dev/forgeone/config"
 	"forgeone.dev/forgeone/control"
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/cache"
 	"forgeone.dev/forgeone/host"
 	"forgeone.dev/forgeone/quarantine"
 	"forgeone.dev/forgeone/state"
@@ -73,7 +74,7 @@ func kindOf(err error) control.Kind {
 		return control.Conflict
 	case is(host.ErrQuarantined):
 		return control.Quarantined
-	case errors.As(err, new(*host.LimitError)), errors.As(err, new(*forge.LimitError)), is(context.DeadlineExceeded):
+	case errors.As(err, new(*host.LimitError)), errors.As(err, new(*forge.LimitError)), errors.As(err, new(*cache.LimitError)), is(context.DeadlineExceeded):
 		return control.Limit
 	case errors.As(err, new(*config.DiagnosticsError)), errors.As(err, new(*host.ConfigError)), errors.As(err, new(*zta.PolicyError)):
 		return control.Config
