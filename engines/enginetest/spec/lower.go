@@ -35,11 +35,9 @@ func lower(wasm []byte) []byte {
 		item := exports[:len(exports)-len(rest)+1] // the name and the kind
 		index, n := binary.Uvarint(rest[1:])
 		exports = rest[1+n:]
-		kind := ex.Type.Kind
 		if toLower(ex.Type) {
 			index = l.add(ex.Type, index)
-			item, kind = item[:len(item)-1:len(item)-1], engines.KindFunc
-			item = append(item, byte(kind))
+			item = append(item[:len(item)-1:len(item)-1], byte(engines.KindFunc))
 		}
 		l.append(sectionExport, binary.AppendUvarint(slices.Clone(item), index))
 	}
