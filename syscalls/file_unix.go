@@ -53,3 +53,46 @@ func control(f *os.File, call func(fd int) error) error {
 	}
 	return failed
 }
+
+// at calls with the descriptor of a directory.
+func at(dir *os.Root, call func(fd int) error) error {
+	f, err := dir.Open(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return control(f, call)
+}
+
+// removeAt removes a directory, or what is none.
+func removeAt(dir *os.Root, name string, isDir bool) error {
+	flags := 0
+	if isDir {
+		flags = unix.AT_REMOVEDIR
+	}
+	return at(dir, func(fd int) error { return unix.Unlinkat(fd, name, flags) })
+}
+
+// renameAt gives an object another name. os.Root would walk two paths again.
+func renameAt(from, to *target) error {
+	return at(from.dir().root, func(fromDir int) error {
+		return at(to.dir().root, func(toDir int) error { return unix.Renameat(fromDir, from.name, toDir, to.name) })
+	})
+}
+
+// setTimesAt sets the times of what a directory lists, following no link.
+func setTimesAt(dir *os.Root, name string, accessed, modified stamp) error {
+	return at(dir, func(fd int) error {
+		return unix.UtimesNanoAt(fd, name, []unix.Timespec{accessed.timespec(), modified.timespec()}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+func (s stamp) timespec() unix.Timespec {
+	switch {
+	case s.now:
+		return unix.Timespec{Nsec: utimeNow}
+	case s.keep:
+		return unix.Timespec{Nsec: utimeOmit}
+	}
+	return unix.NsecToTimespec(s.ns)
+}

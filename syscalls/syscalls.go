@@ -55,7 +55,7 @@ func Registrations(o Options) []abi.Registration {
 	}
 	var regs []abi.Registration
 	for _, family := range [][]abi.Registration{
-		files(), clock(), random(), env(o.Environ), digests(), logs(o.Logger, &rate), stdio(o.Stdio), sys(o.Version), keys(o.State),
+		files(), names(), clock(), random(), env(o.Environ), digests(), logs(o.Logger, &rate), stdio(o.Stdio), sys(o.Version), keys(o.State),
 	} {
 		regs = append(regs, family...)
 	}
