@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
 		binary = filepath.Join(dir, "forgeone")
+		build := exec.Command("go", "build", "-o", binary, ".")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0") // with Go's own caches
 		// Private logs of calls outlive them, and what calls keep is the user's.
 		user := filepath.Join(dir, "user")
 		for name, value := range map[string]string{"TMPDIR": dir, "XDG_CACHE_HOME": user, "XDG_CONFIG_HOME": user} {
@@ -46,8 +48,6 @@ func TestMain(m *testing.M) {
 				return 1
 			}
 		}
-		build := exec.Command("go", "build", "-o", binary, ".")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 			return 1
