@@ -40,7 +40,7 @@ func texts(items []item) []string {
 }
 
 // whole is a whole number from least to most.
-func whole[T int | uint64](least, most int64) kind[T] {
+func whole[T int | uint32 | uint64](least, most int64) kind[T] {
 	what := fmt.Sprintf("a whole number from %d", least)
 	return kind[T]{what, func(d *decoder, e hclsyntax.Expression) (T, bool) {
 		v, ok := d.value(e, cty.Number, what)
@@ -62,10 +62,11 @@ var (
 		v, ok := d.value(e, cty.Bool, "true or false")
 		return ok && v.True(), ok
 	}}
-	count    = whole[int](1, math.MaxInt32)
-	anyCount = whole[int](0, math.MaxInt32)
-	fuel     = whole[uint64](1, math.MaxInt64)
-	fraction = kind[float64]{"a number from 0 to 1", func(d *decoder, e hclsyntax.Expression) (float64, bool) {
+	count     = whole[int](1, math.MaxInt32)
+	anyCount  = whole[int](0, math.MaxInt32)
+	fuel      = whole[uint64](1, math.MaxInt64)
+	callDepth = whole[uint32](1, math.MaxInt32)
+	fraction  = kind[float64]{"a number from 0 to 1", func(d *decoder, e hclsyntax.Expression) (float64, bool) {
 		v, ok := d.value(e, cty.Number, "a number from 0 to 1")
 		if !ok {
 			return 0, false

@@ -96,6 +96,7 @@ type (
 		memory    opt[uint64]
 		timeout   opt[time.Duration]
 		fuel      opt[uint64]
+		callDepth opt[uint32]
 		instances opt[int]
 	}
 	poolBlock struct {
@@ -335,6 +336,7 @@ func pluginLanguage() block {
 					field("memory", size, "linear memory of an instance of a WASM plugin", func(b *limitsBlock) *opt[uint64] { return &b.memory }, standard("256MiB")),
 					field("timeout", timeout, "time that a call may take", func(b *limitsBlock) *opt[time.Duration] { return &b.timeout }, standard("30s")),
 					field("fuel", fuel, "instructions that a call of a WASM plugin may take; a length of memory costs a unit for 8 bytes", func(b *limitsBlock) *opt[uint64] { return &b.fuel }, standard("no limit")),
+					field("call_depth", callDepth, "how deep calls of functions of a WASM plugin that call themselves, directly or by others, may be nested", func(b *limitsBlock) *opt[uint32] { return &b.callDepth }, standard("what the engine's stack holds; 10000 on wasmer")),
 					field("instances", count, "calls at the same time", func(b *limitsBlock) *opt[int] { return &b.instances }, standard("4 for pristine, 1 for kept state, 64 for native")),
 				},
 			},

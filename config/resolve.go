@@ -192,7 +192,7 @@ func (r *resolver) plugin(b *pluginBlock) {
 		p.Mounts = append(p.Mounts, host.Mount{Guest: m.label, Host: m.host.value, ReadOnly: !m.writable.value})
 	}
 	l := first(b.limits)
-	p.Limits = host.Limits{Memory: l.memory.value, Timeout: l.timeout.value, Fuel: l.fuel.value, Instances: l.instances.value}
+	p.Limits = host.Limits{Memory: l.memory.value, Timeout: l.timeout.value, Fuel: l.fuel.value, CallDepth: l.callDepth.value, Instances: l.instances.value}
 	p.Pool = r.pool(b)
 	r.out.Plugins = append(r.out.Plugins, p)
 }
@@ -233,6 +233,7 @@ func (r *resolver) kindOfPlugin(b *pluginBlock) {
 		refuse(b.state.given, b.state.at, "state", "a native process keeps its own")
 		refuse(b.engine.given, b.engine.at, "engine", "a native plugin runs on none")
 		refuse(l.memory.given, l.memory.at, "limits.memory", "it is not built yet for native plugins")
+		refuse(l.callDepth.given, l.callDepth.at, "limits.call_depth", "the calls of a process are not counted")
 		refuse(l.fuel.given, l.fuel.at, "limits.fuel", "the instructions of a process are not counted: use limits.timeout")
 		refuse(pooled, first(b.pool).at, "pool", "a native plugin has one process")
 	case b.wasm.given:

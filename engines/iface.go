@@ -45,6 +45,10 @@ type WasmEngine interface {
 type Info struct {
 	Name    string // as written in HCL: "wazero", "wasmer", "wasmtime" or a custom engine's own
 	Version string // upstream version, e.g. "1.12.0"
+	// SafeCallDepth is how deep calls may be nested before the engine may end
+	// the process, or hang, where it should trap; 0 says that it always traps.
+	// What holds CompileOptions.CallDepth holds it to this.
+	SafeCallDepth uint32
 	Features
 }
 

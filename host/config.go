@@ -71,7 +71,8 @@ type Limits struct {
 	Memory    uint64        // bytes of linear memory of an instance; default the host's limit
 	Timeout   time.Duration // of a call or lifecycle event, not of a process's start; default the host's; NoTimeout for none
 	Instances int           // concurrent calls; default 4 for pristine WASM, 64 for native, always 1 for kept state
-	Fuel      uint64        // instructions of a call; no engine can count them yet, so any other value is refused
+	Fuel      uint64        // instructions of a call of a WASM plugin; default no limit
+	CallDepth uint32        // nested calls of recursive functions of a WASM plugin; default what the engine's stack holds
 }
 
 // Pool says which instances of a pristine WASM plugin are kept ready between
@@ -164,6 +165,9 @@ func (c *PluginConfig) validate() error {
 		if err := c.Pool.validate(); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	if c.Limits.CallDepth != 0 && c.NativeLibrary != "" {
+		bad("limits.call_depth is for WASM plugins")
 	}
 	if c.Limits.Fuel != 0 && c.NativeLibrary != "" {
 		bad("limits.fuel is for WASM plugins: the instructions of a process are not counted; use limits.timeout")

@@ -81,6 +81,9 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 	if l.Fuel != 0 && !info.Metering {
 		return nil, &engines.UnsupportedError{Engine: info.Name, Feature: "a fuel limit", Reason: "it does not count instructions; wrap it with meter.Wrap, or limit the time"}
 	}
+	if l.CallDepth != 0 && !info.Metering {
+		return nil, &engines.UnsupportedError{Engine: info.Name, Feature: "a call depth", Reason: "it does not count calls; wrap it with meter.Wrap, or leave it to its stack"}
+	}
 	memory := l.Memory
 	if memory != 0 && memory < engines.PageSize {
 		return nil, fmt.Errorf("a memory limit of %d bytes is less than a page of %d", memory, engines.PageSize)
@@ -94,6 +97,7 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 		Interruptible:    c.timeout != 0 || (wish.Interruptible && info.Interrupt),
 		Snapshots:        c.snapshots,
 		Fuel:             l.Fuel,
+		CallDepth:        l.CallDepth,
 	})
 	if err != nil {
 		return nil, err

@@ -87,6 +87,7 @@ func (e *engine) Info() engines.Info {
 	info := e.WasmEngine.Info()
 	info.Interrupt, info.MemoryLimit, info.Metering, info.Snapshots = true, true, true, true
 	info.MappedMemory = false // snapshots use it
+	info.SafeCallDepth = 0    // it is held
 	return info
 }
 
@@ -99,7 +100,7 @@ func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileO
 		return nil, &engines.CompileError{Engine: e.Info().Name, Err: err}
 	}
 	c := &compiled{
-		engine: e, fuel: int64(min(opts.Fuel, math.MaxInt64)), depth: opts.CallDepth > 0,
+		engine: e, fuel: int64(min(opts.Fuel, math.MaxInt64)), depth: e.callDepth(opts) > 0,
 		metered: out.metered, hasStart: out.hasStart, iface: iface, exports: link.Exports(iface.Exports),
 		layout: out.layout, mapped: opts.Snapshots && e.WasmEngine.Info().MappedMemory,
 	}
@@ -117,6 +118,15 @@ func (e *engine) Compile(ctx context.Context, wasm []byte, opts engines.CompileO
 	return c, nil
 }
 
+// callDepth is how deep calls may be nested; 0 leaves it to the inner engine.
+func (e *engine) callDepth(opts engines.CompileOptions) uint32 {
+	safe := e.WasmEngine.Info().SafeCallDepth
+	if safe == 0 || opts.CallDepth == 0 {
+		return max(safe, opts.CallDepth)
+	}
+	return min(safe, opts.CallDepth)
+}
+
 func (e *engine) rewrite(ctx context.Context, wasm []byte, opts engines.CompileOptions) (*rewritten, *binfmt.Interface, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
@@ -125,9 +135,9 @@ func (e *engine) rewrite(ctx context.Context, wasm []byte, opts engines.CompileO
 		return nil, nil, err
 	}
 	p := plan{
-		Deadline:    opts.Interruptible || opts.CallDepth > 0,
+		Deadline:    opts.Interruptible || e.callDepth(opts) > 0,
 		Fuel:        opts.Fuel > 0,
-		CallDepth:   opts.CallDepth,
+		CallDepth:   e.callDepth(opts),
 		MemoryPages: maxPages,
 		Capture:     opts.Snapshots,
 	}

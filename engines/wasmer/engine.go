@@ -53,9 +53,10 @@ type engine struct {
 
 func (e *engine) Info() engines.Info {
 	return engines.Info{
-		Name:     name,
-		Version:  version,
-		Features: engines.Features{MemoryLimit: true, MappedMemory: mapping.Supported},
+		Name:          name,
+		Version:       version,
+		SafeCallDepth: 10_000,
+		Features:      engines.Features{MemoryLimit: true, MappedMemory: mapping.Supported},
 	}
 }
 
