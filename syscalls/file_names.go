@@ -155,7 +155,7 @@ type pair struct{ from, to *target }
 func (p pair) Close() error { return errors.Join(p.from.Close(), p.to.Close()) }
 
 // two is the resolution of a request on two paths, which concerns what both
-// lead to. refuse is as in [one].
+// lead to. refuse is as in [one], and not called if there is nothing at from.
 func two(ctx context.Context, sc *abi.SyscallContext, last last, refuse func(pair) error) (abi.Resolution, error) {
 	from, resources, failed, err := resolve(ctx, sc.Mounts, sc.Args[0], last)
 	if err != nil {
@@ -169,12 +169,18 @@ func two(ctx context.Context, sc *abi.SyscallContext, last last, refuse func(pai
 		return abi.Resolution{}, err
 	}
 	res := abi.Resolution{Resources: append(resources, more...), Err: failed}
-	if failed == nil {
+	switch {
+	case from != nil && from.name != "" && from.info == nil:
+		res.Err = fsError(from.path, fs.ErrNotExist)
+	case from != nil:
 		res.Err = failedTo
 	}
 	switch p := (pair{from, to}); {
 	case from != nil && to != nil:
-		res.Object, res.Err = p, fsError(from.path, refuse(p))
+		res.Object = p
+		if res.Err == nil {
+			res.Err = fsError(from.path, refuse(p))
+		}
 	case from != nil:
 		res.Object = from
 	case to != nil:
@@ -215,11 +221,8 @@ func resolveRename(ctx context.Context, sc *abi.SyscallContext) (abi.Resolution,
 // renamable is why the one cannot be renamed to the other, or nil.
 func (p pair) renamable(mounts []abi.Mount) error {
 	from, to := p.from, p.to
-	switch {
-	case from.name == "" || to.name == "":
+	if from.name == "" || to.name == "" {
 		return abi.Fail(codeBusy, `neither "." and "..", nor the root of a mount can be renamed or replaced`)
-	case from.info == nil:
-		return fs.ErrNotExist
 	}
 	if err := p.place(); err != nil {
 		return err
@@ -336,8 +339,6 @@ func resolveLink(ctx context.Context, sc *abi.SyscallContext) (abi.Resolution, e
 	}
 	res, err := two(ctx, sc, last, func(p pair) error {
 		switch {
-		case p.from.name != "" && p.from.info == nil:
-			return fs.ErrNotExist
 		case p.from.name == "":
 			return abi.Fail(abi.CodePermission, "a directory cannot have a further name")
 		case !p.from.info.Mode().IsRegular() && p.from.info.Mode()&fs.ModeSymlink == 0:
