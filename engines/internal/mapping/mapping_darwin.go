@@ -6,7 +6,7 @@ import "golang.org/x/sys/unix"
 // MADV_DONTNEED is advice, and may leave what was written.
 type backing struct{ fd int } // 0 is none
 
-func keep(fd int) (backing, error) {
+func keep(fd int, _ uint64) (backing, error) {
 	// Not 0, which is none.
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 1)
 	return backing{dup}, err

@@ -8,91 +8,82 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// backing is the file, from which a reset copies what was written to.
-type backing struct{ fd int } // 0 is none
-
-func keep(fd int) (backing, error) {
-	// Not 0, which is none.
-	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 1)
-	return backing{dup}, err
+// backing is the file, mapped once more and only to be read. A private mapping
+// shows the file again once its own pages are given up (madvise(2),
+// MADV_DONTNEED), but each page that is then written to again costs a fault,
+// which takes many times as long as copying one. So a few are copied back.
+type backing struct {
+	file []byte
+	scan *pageScan
 }
 
-// reset makes the memory the file's again. Pages that were written to are the
-// memory's own: as long as they are few, they are filled from the file and stay,
-// so that who writes to them next meets no page fault, which costs more than the
-// copy. Else they are given up, and the private mapping shows the file again
-// (madvise(2), MADV_DONTNEED).
+// maxCopied is how many pages are copied back, and stay with the mapping.
+const maxCopied = 256
+
+func keep(fd int, size uint64) (backing, error) {
+	file, err := unix.Mmap(fd, 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
+	return backing{file: file, scan: new(pageScan)}, err
+}
+
 func (b backing) reset(memory []byte) error {
-	if b.refill(memory) {
+	if own, ok := b.scan.own(memory); ok {
+		base := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(memory))))
+		for _, r := range own {
+			copy(memory[r.start-base:r.end-base], b.file[r.start-base:])
+		}
 		return nil
 	}
 	return unix.Madvise(memory, unix.MADV_DONTNEED)
 }
 
 func (b backing) close() {
-	if b.fd > 0 {
-		_ = unix.Close(b.fd) // nothing was written to it
+	if b.file != nil {
+		_ = unix.Munmap(b.file) // it is whole, as it was mapped
 	}
 }
 
-// maxRefill is how many pages of its own a memory keeps over a reset.
-const maxRefill = 256
-
-// refill copies the file to the pages that are the memory's own; false, with
-// any of them done or none, if it cannot or they are too many.
-func (b backing) refill(memory []byte) bool {
-	pagemap := pagemap()
-	if pagemap == nil {
-		return false
+// pageScan finds the pages that a private mapping has of its own. It is both
+// argument and result of the ioctl PAGEMAP_SCAN, which Linux has since 6.7
+// (linux/fs.h, struct pm_scan_arg; Documentation/admin-guide/mm/pagemap.rst).
+type pageScan struct {
+	arg struct {
+		size, flags, start, end, walkEnd, vec, vecLen, maxPages   uint64
+		inverted, categoryMask, categoryAnyMask, returnCategories uint64
 	}
-	base := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(memory))))
-	var found [32]pageRegion
-	for at, end, left := base, base+uint64(len(memory)), uint64(maxRefill); at < end; {
-		arg := scanArg{
-			size: uint64(unsafe.Sizeof(scanArg{})), start: at, end: end, vec: uint64(uintptr(unsafe.Pointer(&found))), vecLen: uint64(len(found)), maxPages: left,
-			inverted: pageIsFile, mask: pageIsFile, anyOf: pageIsPresent | pageIsSwapped, result: pageIsPresent,
-		}
-		n, _, errno := unix.Syscall(unix.SYS_IOCTL, pagemap.Fd(), pagemapScan, uintptr(unsafe.Pointer(&arg)))
-		if errno != 0 {
-			return false
-		}
-		for _, r := range found[:n] {
-			part := memory[r.start-base : r.end-base]
-			if got, err := unix.Pread(b.fd, part, int64(r.start-base)); err != nil || got < len(part) {
-				return false
-			}
-			left -= min(left, uint64(len(part)/unix.Getpagesize()))
-		}
-		if left == 0 {
-			return false
-		}
-		at = arg.walkEnd
-	}
-	return true
+	regions [maxCopied]pageRegion
 }
 
-// pagemap is what PAGEMAP_SCAN asks, nil if this system does not let it.
-var pagemap = sync.OnceValue(func() *os.File {
-	f, err := os.Open("/proc/self/pagemap")
-	if err != nil {
-		return nil
-	}
-	return f
-})
+type pageRegion struct{ start, end, _ uint64 }
 
-// From linux/fs.h: PAGEMAP_SCAN, since Linux 6.7.
 const (
-	pagemapScan   = 0xc0606610
+	ioctlPagemapScan = 0xc0606610 // _IOWR('f', 16, struct pm_scan_arg)
+
 	pageIsFile    = 1 << 2
 	pageIsPresent = 1 << 3
 	pageIsSwapped = 1 << 4
 )
 
-type scanArg struct {
-	size, flags, start, end, walkEnd, vec, vecLen, maxPages, inverted, mask, anyOf, result uint64
-}
+// pagemap is what PAGEMAP_SCAN is asked of, for the life of the process.
+var pagemap = sync.OnceValues(func() (*os.File, error) { return os.Open("/proc/self/pagemap") })
 
-type pageRegion struct {
-	start, end uint64
-	_          uint64 // categories
+// own lists the pages of memory that are no longer the file's. It is false where
+// the system cannot say, and where they are more than maxCopied.
+func (s *pageScan) own(memory []byte) ([]pageRegion, bool) {
+	f, err := pagemap()
+	if err != nil {
+		return nil, false
+	}
+	start := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(memory))))
+	a := &s.arg
+	a.size, a.start, a.end = uint64(unsafe.Sizeof(*a)), start, start+uint64(len(memory))
+	a.vec, a.vecLen = uint64(uintptr(unsafe.Pointer(&s.regions))), uint64(len(s.regions))
+	a.maxPages = maxCopied + 1
+	a.inverted, a.categoryMask = pageIsFile, pageIsFile // not a file's
+	a.categoryAnyMask = pageIsPresent | pageIsSwapped
+	a.returnCategories = pageIsPresent
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), ioctlPagemapScan, uintptr(unsafe.Pointer(a)))
+	if errno != 0 || a.walkEnd < a.end {
+		return nil, false
+	}
+	return s.regions[:n], true
 }

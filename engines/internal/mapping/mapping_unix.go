@@ -90,7 +90,7 @@ func lay(memory []byte, file *os.File) (backing, error) {
 		if err := unix.MunmapPtr(probe, uintptr(page)); err != nil {
 			return err
 		}
-		if kept, err = keep(fd); err != nil {
+		if kept, err = keep(fd, uint64(len(memory))); err != nil {
 			return err
 		}
 		if err := overlay(memory, fd); err != nil {
