@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -178,20 +177,9 @@ func run(call *abi.Call, inst engines.Instance, name string, x *execution, stack
 	return execute(call, name, x, func(ctx context.Context) error { return f.Call(ctx, stack) })
 }
 
-// execute lets a guest run with the context that its imports need, and explains
-// how it ended.
+// execute lets a guest run with the context that its imports need.
 func execute(call *abi.Call, what string, x *execution, guestRuns func(context.Context) error) error {
-	ctx, denials := guest.WatchDenials(abi.WithCall(call.Context(), call))
-	err := guestRuns(context.WithValue(ctx, executionKey{}, x))
-	if err == nil {
-		return nil
-	}
-	err = denials.Explain(err)
-	// A container that dies takes its guests with it, by way of their context.
-	if died, ok := errors.AsType[*abi.DeniedError](context.Cause(call.Context())); ok {
-		if _, said := errors.AsType[*abi.DeniedError](err); !said {
-			return fmt.Errorf("%s: %w (%w)", what, died, err)
-		}
-	}
-	return fmt.Errorf("%s: %w", what, err)
+	return guest.Run(call, what, func(ctx context.Context) error {
+		return guestRuns(context.WithValue(ctx, executionKey{}, x))
+	})
 }

@@ -133,7 +133,7 @@ func Check(m engines.Module) error {
 		}
 	}
 	if problems != nil {
-		return &ABIError{Problems: problems}
+		return &ABIError{ABI: "forge/1", Problems: problems}
 	}
 	return nil
 }

@@ -105,6 +105,24 @@ func (d *Denials) Explain(err error) error {
 	return fmt.Errorf("%w; before, it was denied: %s", err, strings.Join(d.reasons, "; "))
 }
 
+// Run lets a guest run on behalf of a call, which the context carries, and
+// explains how it ended. what is the function that runs.
+func Run(call *abi.Call, what string, f func(context.Context) error) error {
+	ctx, denials := WatchDenials(abi.WithCall(call.Context(), call))
+	err := f(ctx)
+	if err == nil {
+		return nil
+	}
+	err = denials.Explain(err)
+	// A container that dies takes its guests with it, by way of their context.
+	if died, ok := errors.AsType[*abi.DeniedError](context.Cause(call.Context())); ok {
+		if _, said := errors.AsType[*abi.DeniedError](err); !said {
+			return fmt.Errorf("%s: %w (%w)", what, died, err)
+		}
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
 type denialsKey struct{}
 
 // WatchDenials collects what [Syscall] is denied under the returned context.
