@@ -37,6 +37,9 @@ type Options struct {
 	// Stdio takes what a plugin writes to "stdout" or "stderr". It is called
 	// concurrently and must not keep p. nil sends it to Logger, line by line.
 	Stdio func(plugin, stream string, p []byte)
+	// Stdin reads what a plugin is given on standard input: as io.Reader has it,
+	// until ctx ends. It is called concurrently. nil is an empty one.
+	Stdin func(ctx context.Context, plugin string, p []byte) (int, error)
 	// Version is the kernel's, as sys_info tells it.
 	Version string
 }
@@ -53,9 +56,12 @@ func Registrations(o Options) []abi.Registration {
 	if o.Stdio == nil {
 		o.Stdio = logStdio(o.Logger, &rate)
 	}
+	if o.Stdin == nil {
+		o.Stdin = noStdin
+	}
 	var regs []abi.Registration
 	for _, family := range [][]abi.Registration{
-		files(), names(), clock(), random(), env(o.Environ), digests(), logs(o.Logger, &rate), stdio(o.Stdio), sys(o.Version), keys(o.State),
+		files(), names(), clock(), random(), env(o.Environ), digests(), logs(o.Logger, &rate), stdio(o.Stdin, o.Stdio), sys(o.Version), keys(o.State),
 	} {
 		regs = append(regs, family...)
 	}

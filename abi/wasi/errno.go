@@ -1,63 +1,91 @@
 package wasi
 
-import "forgeone.dev/forgeone/abi"
+import (
+	"strconv"
 
-// errno is an error number of preview 1, which are not those of Linux.
+	"forgeone.dev/forgeone/abi"
+)
+
+// errno is an error number of preview 1, which are not those of Linux. As an
+// error it is what the guest gets; every other error ends the guest.
 type errno uint16
 
 const (
-	success     errno = 0
-	ebadf       errno = 8
-	eexist      errno = 20
-	efault      errno = 21
-	efbig       errno = 22
-	eintr       errno = 27
-	einval      errno = 28
-	eio         errno = 29
-	eisdir      errno = 31
-	emfile      errno = 33
-	enoent      errno = 44
-	enospc      errno = 51
-	enosys      errno = 52
-	enotdir     errno = 54
-	enotsup     errno = 58
-	eperm       errno = 63
-	erofs       errno = 69
-	etimedout   errno = 73
-	enotcapable errno = 76
+	success      errno = 0
+	eagain       errno = 6
+	ebadf        errno = 8
+	efault       errno = 21
+	eilseq       errno = 25
+	einval       errno = 28
+	eio          errno = 29
+	eisdir       errno = 31
+	emfile       errno = 33
+	enametoolong errno = 37
+	enoent       errno = 44
+	enotdir      errno = 54
+	enotsock     errno = 57
+	enotsup      errno = 58
+	eoverflow    errno = 61
+	espipe       errno = 70
+	enotcapable  errno = 76
 )
+
+func (e errno) Error() string { return "errno " + strconv.Itoa(int(e)) + " of preview 1" }
+
+// errnos are the numbers of preview 1 for those of Linux, which the codes of
+// [abi.SyscallError] are.
+var errnos = map[int32]errno{
+	1:   63, // EPERM
+	2:   enoent,
+	3:   71, // ESRCH
+	4:   27, // EINTR
+	5:   eio,
+	7:   1, // E2BIG
+	9:   ebadf,
+	11:  eagain,
+	12:  48, // ENOMEM
+	13:  2,  // EACCES
+	14:  efault,
+	16:  10, // EBUSY
+	17:  20, // EEXIST
+	18:  75, // EXDEV
+	20:  enotdir,
+	21:  eisdir,
+	22:  einval,
+	23:  41, // ENFILE
+	24:  emfile,
+	26:  74, // ETXTBSY
+	27:  22, // EFBIG
+	28:  51, // ENOSPC
+	29:  espipe,
+	30:  69, // EROFS
+	31:  34, // EMLINK
+	32:  64, // EPIPE
+	36:  enametoolong,
+	38:  52, // ENOSYS
+	39:  55, // ENOTEMPTY
+	40:  32, // ELOOP
+	75:  eoverflow,
+	84:  eilseq,
+	88:  enotsock,
+	95:  enotsup,
+	98:  3,  // EADDRINUSE
+	99:  4,  // EADDRNOTAVAIL
+	101: 40, // ENETUNREACH
+	103: 13, // ECONNABORTED
+	104: 15, // ECONNRESET
+	107: 53, // ENOTCONN
+	110: 73, // ETIMEDOUT
+	111: 14, // ECONNREFUSED
+	113: 23, // EHOSTUNREACH
+	116: 72, // ESTALE
+	122: 19, // EDQUOT
+}
 
 // errnoOf is the errno for an effect that failed.
 func errnoOf(e *abi.SyscallError) errno {
-	switch e.Code {
-	case abi.CodePermission:
-		return eperm
-	case abi.CodeNotFound:
-		return enoent
-	case abi.CodeInterrupted:
-		return eintr
-	case abi.CodeBadHandle:
-		return ebadf
-	case abi.CodeExists:
-		return eexist
-	case abi.CodeNotDir:
-		return enotdir
-	case abi.CodeIsDir:
-		return eisdir
-	case abi.CodeInvalid:
-		return einval
-	case abi.CodeTooMany:
-		return emfile
-	case abi.CodeTooLarge:
-		return efbig
-	case abi.CodeNoSpace:
-		return enospc
-	case abi.CodeReadOnly:
-		return erofs
-	case abi.CodeUnsupported:
-		return enotsup
-	case abi.CodeTimeout:
-		return etimedout
+	if n, ok := errnos[e.Code]; ok {
+		return n
 	}
 	return eio
 }

@@ -1,15 +1,16 @@
-// Package wasi is wasi_snapshot_preview1 for guests of every engine: each
-// function that has an effect is a syscall through the gate of the call that
-// the guest serves, decided and recorded like any other.
+// Package wasi is wasi_snapshot_preview1, all of it, for guests of every
+// engine: each function that has an effect is a syscall through the gate of the
+// call that the guest serves, decided and recorded like any other. docs/abi.md
+// has the table.
 //
-// What is here is what language runtimes need to run at all, Go's foremost: the
-// clocks, sleeping, randomness, standard output and error, and the way out.
-// Arguments, environment and preopened directories are empty. Every other
-// function of preview 1 exists with its type and answers ENOSYS, so that
-// modules link; files and sockets are reached through the guest's own ABI.
+// What a guest holds between its calls is a [Process]: arguments, environment,
+// and descriptors with their rights. Its files are those of the mounts of the
+// subject it runs as, found by the paths of its preopened directories. What it
+// does through a descriptor of a directory, it does by the path that the
+// directory was opened by.
 //
-// What the gate denies is ENOTCAPABLE to the guest. What it quarantines ends
-// the guest.
+// What the gate denies is ENOTCAPABLE to the guest, and the log says why. What
+// it quarantines ends the guest.
 //
 // The specification is
 // https://github.com/WebAssembly/WASI/blob/main/legacy/preview1/docs.md.
@@ -38,60 +39,68 @@ func (e *ExitError) Error() string { return fmt.Sprintf("the guest exited with c
 // same for every caller; it is not to be changed.
 func HostModule() *engines.HostModule { return hostModule }
 
+// frame is one call of a function of preview 1.
+type frame struct {
+	ctx  context.Context // of this call alone
+	p    *Process
+	mem  engines.Memory
+	args []uint64 // an i32 in the low half
+}
+
 // function is one function of preview 1. All but proc_exit return an errno.
 type function struct {
 	name   string
 	params string // "i" is an i32, "I" an i64
-	run    func(ctx context.Context, mem engines.Memory, args []uint64) (errno, error)
+	run    func(x frame) error
 }
 
 var functions = []function{
-	{"args_get", "ii", nothing},
-	{"args_sizes_get", "ii", noSizes},
-	{"clock_res_get", "ii", missing},
+	{"args_get", "ii", argsGet},
+	{"args_sizes_get", "ii", argsSizesGet},
+	{"clock_res_get", "ii", clockResGet},
 	{"clock_time_get", "iIi", clockTimeGet},
-	{"environ_get", "ii", nothing},
-	{"environ_sizes_get", "ii", noSizes},
-	{"fd_advise", "iIIi", missing},
-	{"fd_allocate", "iII", missing},
-	{"fd_close", "i", missing},
-	{"fd_datasync", "i", missing},
-	{"fd_fdstat_get", "ii", missing},
-	{"fd_fdstat_set_flags", "ii", missing},
-	{"fd_fdstat_set_rights", "iII", missing},
-	{"fd_filestat_get", "ii", missing},
-	{"fd_filestat_set_size", "iI", missing},
-	{"fd_filestat_set_times", "iIIi", missing},
-	{"fd_pread", "iiiIi", missing},
-	{"fd_prestat_dir_name", "iii", noPreopen},
-	{"fd_prestat_get", "ii", noPreopen},
-	{"fd_pwrite", "iiiIi", missing},
-	{"fd_read", "iiii", missing},
-	{"fd_readdir", "iiiIi", missing},
-	{"fd_renumber", "ii", missing},
-	{"fd_seek", "iIii", missing},
-	{"fd_sync", "i", missing},
-	{"fd_tell", "ii", missing},
+	{"environ_get", "ii", environGet},
+	{"environ_sizes_get", "ii", environSizesGet},
+	{"fd_advise", "iIIi", fdAdvise},
+	{"fd_allocate", "iII", fdAllocate},
+	{"fd_close", "i", fdClose},
+	{"fd_datasync", "i", fdDatasync},
+	{"fd_fdstat_get", "ii", fdFdstatGet},
+	{"fd_fdstat_set_flags", "ii", fdFdstatSetFlags},
+	{"fd_fdstat_set_rights", "iII", fdFdstatSetRights},
+	{"fd_filestat_get", "ii", fdFilestatGet},
+	{"fd_filestat_set_size", "iI", fdFilestatSetSize},
+	{"fd_filestat_set_times", "iIIi", fdFilestatSetTimes},
+	{"fd_pread", "iiiIi", fdPread},
+	{"fd_prestat_dir_name", "iii", fdPrestatDirName},
+	{"fd_prestat_get", "ii", fdPrestatGet},
+	{"fd_pwrite", "iiiIi", fdPwrite},
+	{"fd_read", "iiii", fdRead},
+	{"fd_readdir", "iiiIi", fdReaddir},
+	{"fd_renumber", "ii", fdRenumber},
+	{"fd_seek", "iIii", fdSeek},
+	{"fd_sync", "i", fdSync},
+	{"fd_tell", "ii", fdTell},
 	{"fd_write", "iiii", fdWrite},
-	{"path_create_directory", "iii", missing},
-	{"path_filestat_get", "iiiii", missing},
-	{"path_filestat_set_times", "iiiiIIi", missing},
-	{"path_link", "iiiiiii", missing},
-	{"path_open", "iiiiiIIii", missing},
-	{"path_readlink", "iiiiii", missing},
-	{"path_remove_directory", "iii", missing},
-	{"path_rename", "iiiiii", missing},
-	{"path_symlink", "iiiii", missing},
-	{"path_unlink_file", "iii", missing},
+	{"path_create_directory", "iii", pathCreateDirectory},
+	{"path_filestat_get", "iiiii", pathFilestatGet},
+	{"path_filestat_set_times", "iiiiIIi", pathFilestatSetTimes},
+	{"path_link", "iiiiiii", pathLink},
+	{"path_open", "iiiiiIIii", pathOpen},
+	{"path_readlink", "iiiiii", pathReadlink},
+	{"path_remove_directory", "iii", pathRemoveDirectory},
+	{"path_rename", "iiiiii", pathRename},
+	{"path_symlink", "iiiii", pathSymlink},
+	{"path_unlink_file", "iii", pathUnlinkFile},
 	{"poll_oneoff", "iiii", pollOneoff},
 	{"proc_exit", "i", procExit},
-	{"proc_raise", "i", missing},
+	{"proc_raise", "i", procRaise},
 	{"random_get", "ii", randomGet},
-	{"sched_yield", "", nothing},
-	{"sock_accept", "iii", missing},
-	{"sock_recv", "iiiiii", missing},
-	{"sock_send", "iiiii", missing},
-	{"sock_shutdown", "ii", missing},
+	{"sched_yield", "", schedYield},
+	{"sock_accept", "iii", sock},
+	{"sock_recv", "iiiiii", sock},
+	{"sock_send", "iiiii", sock},
+	{"sock_shutdown", "ii", sock},
 }
 
 var hostModule = link(functions)
@@ -111,44 +120,39 @@ func link(functions []function) *engines.HostModule {
 				if mem == nil {
 					return guest.ErrNoMemory
 				}
-				code, err := f.run(ctx, mem, stack)
-				if err == nil && results != "" {
-					stack[0] = uint64(code)
+				switch err := f.run(frame{ctx, processFrom(ctx), mem, stack}).(type) { //nolint:errorlint // an errno is never wrapped
+				case nil:
+					if results != "" {
+						stack[0] = uint64(success)
+					}
+				case errno:
+					stack[0] = uint64(err)
+				default:
+					return err
 				}
-				return err
+				return nil
 			},
 		}
 	}
 	return m
 }
 
-func nothing(context.Context, engines.Memory, []uint64) (errno, error)   { return success, nil }
-func missing(context.Context, engines.Memory, []uint64) (errno, error)   { return enosys, nil }
-func noPreopen(context.Context, engines.Memory, []uint64) (errno, error) { return ebadf, nil }
-
-// noSizes is args_sizes_get and environ_sizes_get: no strings, of no bytes.
-func noSizes(_ context.Context, mem engines.Memory, args []uint64) (errno, error) {
-	if code := putUint32(mem, uint32(args[0]), 0); code != success {
-		return code, nil
-	}
-	return putUint32(mem, uint32(args[1]), 0), nil
-}
-
-func procExit(_ context.Context, _ engines.Memory, args []uint64) (errno, error) {
-	return success, &ExitError{Code: uint32(args[0])}
-}
-
-// syscall asks the gate. What the guest is to see of a result that is no
-// success is its errno.
-func syscall(ctx context.Context, name string, args []string, payload []byte) ([]byte, errno, error) {
-	res, err := guest.Syscall(ctx, name, args, 0, payload)
+// syscall asks the gate. The error is what the guest is to get, or ends it.
+func (x frame) syscall(name string, handle abi.Handle, payload []byte, args ...string) ([]byte, error) {
+	res, err := guest.Syscall(x.ctx, name, args, handle, payload)
 	switch {
 	case err != nil:
-		return nil, 0, err
+		return nil, err
 	case res.Status == abi.Success:
-		return res.Data, success, nil
+		return res.Data, nil
 	case res.Status == abi.Failure:
-		return nil, errnoOf(res.Err), nil
+		return nil, errnoOf(res.Err)
 	}
-	return nil, enotcapable, nil
+	return nil, enotcapable
+}
+
+// do asks the gate for an effect that has nothing to tell.
+func (x frame) do(name string, handle abi.Handle, args ...string) error {
+	_, err := x.syscall(name, handle, nil, args...)
+	return err
 }

@@ -5,6 +5,9 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -23,7 +26,8 @@ import (
 
 // Error numbers of preview 1.
 const (
-	success, ebadf, efault, eintr, einval, eio, enosys, enotcapable = 0, 8, 21, 27, 28, 29, 52, 76
+	success, eagain, ebadf, eexist, efault, eilseq, eintr, einval, eio, eisdir, enametoolong = 0, 6, 8, 20, 21, 25, 27, 28, 29, 31, 37
+	enoent, enotdir, enotsock, enotsup, espipe, enotcapable                                  = 44, 54, 57, 58, 70, 76
 )
 
 const size = 64 * engines.PageSize // of a guest's memory
@@ -33,8 +37,11 @@ const size = 64 * engines.PageSize // of a guest's memory
 type guest struct {
 	testing.TB
 	engines.Instance
-	mem  engines.Memory
-	call *abi.Call
+	mem     engines.Memory
+	call    *abi.Call
+	process *wasi.Process // nil for a guest without
+	dir     string        // that is its "/"
+	stdin   *io.PipeWriter
 
 	asked  []string // "name arg"
 	stdio  bytes.Buffer
@@ -44,9 +51,12 @@ type guest struct {
 // newGuest makes a guest that may ask for the given syscalls.
 func newGuest(t testing.TB, grants ...string) *guest {
 	t.Helper()
-	g := &guest{TB: t, answer: map[string]func() ([]byte, error){}}
+	g := &guest{TB: t, answer: map[string]func() ([]byte, error){}, dir: t.TempDir()}
+	var stdin *io.PipeReader
+	stdin, g.stdin = io.Pipe()
+	t.Cleanup(func() { _ = g.stdin.Close() })
 	reg := new(abi.SyscallRegistry)
-	for _, r := range syscalls.Registrations(syscalls.Options{Stdio: func(_, stream string, p []byte) {
+	for _, r := range syscalls.Registrations(syscalls.Options{Stdin: syscalls.NewStdin(stdin).Read, Stdio: func(_, stream string, p []byte) {
 		g.stdio.WriteString(stream + ":" + string(p) + ";")
 	}}) {
 		effect := r.Handler
@@ -76,12 +86,12 @@ func newGuest(t testing.TB, grants ...string) *guest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	set, err := capability.New(capability.Grant{Syscalls: grants})
+	set, err := capability.New(capability.Grant{Syscalls: grants, Resources: []string{"file:///**"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &abi.Subject{Plugin: "p", Identity: zta.Identity{ID: "tester", TrustVector: zta.Signed}, TrustLevel: capability.Core,
-		Capabilities: set, Container: abi.NewContainer("c")}
+		Capabilities: set, Container: abi.NewContainer("c"), Mounts: []abi.Mount{mount(t, "/", g.dir)}}
 	if g.call, err = gate.Begin(context.Background(), s, "f", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +138,11 @@ func (g *guest) try(name string, args ...uint64) (uint64, error) {
 	}
 	stack := make([]uint64, f.Type().Slots())
 	copy(stack, args)
-	err = f.Call(abi.WithCall(g.call.Context(), g.call), stack)
+	ctx := abi.WithCall(g.call.Context(), g.call)
+	if g.process != nil {
+		ctx = wasi.WithProcess(ctx, g.process)
+	}
+	err = f.Call(ctx, stack)
 	if len(stack) == 0 {
 		return 0, err
 	}
@@ -169,30 +183,24 @@ func words(v ...uint32) []byte {
 	return b
 }
 
-// implemented are the functions that do something.
-var implemented = []string{
-	"args_get", "args_sizes_get", "clock_time_get", "environ_get", "environ_sizes_get", "fd_prestat_dir_name",
-	"fd_prestat_get", "fd_write", "poll_oneoff", "proc_exit", "random_get", "sched_yield",
-}
-
-func TestEveryFunctionIsThere(t *testing.T) {
-	g := newGuest(t)
+// preview1 are its functions.
+func preview1() []string {
 	var names []string
 	for _, f := range wasi.HostModule().Functions {
 		names = append(names, f.Name)
-		if !slices.Contains(implemented, f.Name) {
-			g.want(enosys, f.Name)
-		}
 	}
+	return names
+}
+
+func TestEveryFunctionIsThere(t *testing.T) {
+	names := preview1()
 	if !slices.IsSorted(names) || len(slices.Compact(names)) != 46 {
 		t.Errorf("got %d names, want the 46 of preview 1, in order: %v", len(names), names)
 	}
-	if len(g.asked) != 0 {
-		t.Errorf("effects of what does nothing: %v", g.asked)
-	}
 }
 
-func TestNoArgumentsEnvironmentAndDirectories(t *testing.T) {
+// TestWithoutAProcess says what a guest has that nobody gave anything.
+func TestWithoutAProcess(t *testing.T) {
 	g := newGuest(t)
 	for _, name := range []string{"args", "environ"} {
 		g.write(0, words(7, 7))
@@ -206,7 +214,38 @@ func TestNoArgumentsEnvironmentAndDirectories(t *testing.T) {
 	}
 	g.want(ebadf, "fd_prestat_get", 3, 0)
 	g.want(ebadf, "fd_prestat_dir_name", 3, 0, 0)
+	g.want(success, "fd_close", 1)
+	g.want(success, "fd_fdstat_get", 1, 0) // of a process of its own
 	g.want(success, "sched_yield")
+	if len(g.asked) != 0 {
+		t.Errorf("effects of what does nothing: %v", g.asked)
+	}
+}
+
+func TestArgumentsAndEnvironment(t *testing.T) {
+	g := newGuest(t)
+	g.process = wasi.NewProcess(&wasi.Config{Args: []string{"cat", "", "-n"}, Env: []string{"A=1", "B=\n"}})
+	for _, tc := range []struct {
+		name, text string
+		at         []uint32
+	}{
+		{"args", "cat\x00\x00-n\x00", []uint32{512, 516, 517}},
+		{"environ", "A=1\x00B=\n\x00", []uint32{512, 516}},
+	} {
+		g.want(success, tc.name+"_sizes_get", 0, 4)
+		if n, size := g.uint32(0), g.uint32(4); int(n) != len(tc.at) || int(size) != len(tc.text) {
+			t.Errorf("%s: %d strings of %d bytes", tc.name, n, size)
+		}
+		g.want(success, tc.name+"_get", 256, 512)
+		if got := g.read(256, 4*len(tc.at)); !bytes.Equal(got, words(tc.at...)) {
+			t.Errorf("%s: pointers %v", tc.name, got)
+		}
+		if got := string(g.read(512, len(tc.text))); got != tc.text {
+			t.Errorf("%s: %q", tc.name, got)
+		}
+		g.want(efault, tc.name+"_get", size-4, 0)
+		g.want(efault, tc.name+"_get", 0, size-4)
+	}
 }
 
 func TestClocks(t *testing.T) {
@@ -225,7 +264,14 @@ func TestClocks(t *testing.T) {
 	if want := []string{"time_get wall", "time_get monotonic", "time_get monotonic"}; !slices.Equal(g.asked, want) {
 		t.Errorf("asked %v", g.asked)
 	}
-	g.want(einval, "clock_time_get", 2, 0, 8)
+	for _, name := range []string{"clock_time_get", "clock_res_get"} {
+		g.want(enotsup, name, 3, 0, 8)
+		g.want(einval, name, 4, 0, 8)
+	}
+	g.want(success, "clock_res_get", 1, 8)
+	if res := g.uint64(8); res != 1 {
+		t.Errorf("resolution %d ns", res)
+	}
 	g.want(efault, "clock_time_get", 0, 0, size-7)
 	g.answer["time_get"] = func() ([]byte, error) { return []byte("noon"), nil }
 	g.want(eio, "clock_time_get", 0, 0, 8)
@@ -266,9 +312,11 @@ func TestStandardStreams(t *testing.T) {
 	if g.uint32(64) != 0 || len(g.asked) != 1 {
 		t.Errorf("nothing to write: wrote %d, asked %v", g.uint32(64), g.asked)
 	}
-	for _, fd := range []uint64{0, 3, 0xffff_ffff} {
+	for _, fd := range []uint64{3, 0xffff_ffff} {
 		g.want(ebadf, "fd_write", fd, 0, 1, 64)
 	}
+	g.want(enotcapable, "fd_write", 0, 0, 1, 64)
+	g.want(enotcapable, "fd_read", 1, 0, 1, 64)
 	g.want(einval, "fd_write", 1, 0, 1025, 64)
 	g.want(efault, "fd_write", 1, size-7, 1, 64)
 	g.want(efault, "fd_write", 1, 0, 1, size-3)
@@ -312,7 +360,9 @@ func TestPoll(t *testing.T) {
 		{"a point to come", [][]byte{subscription(1, 0, 0, 120, abstime)}, []string{"time_get wall", "time_sleep 20"}, []ev{{1, 0, 0}}},
 		{"longer than a sleep can be", [][]byte{subscription(1, 0, 1, time.Hour+7, 0)},
 			[]string{"time_sleep 3600000000000", "time_sleep 7"}, []ev{{1, 0, 0}}},
-		{"a file", [][]byte{subscription(1, 0, 1, time.Hour, 0), subscription(2, 1, 0, 0, 0)}, nil, []ev{{2, enosys, 1}}},
+		{"an output, which is ready", [][]byte{subscription(1, 0, 1, time.Hour, 0), subscription(2, 2, 1, 0, 0)}, nil, []ev{{2, 0, 2}}},
+		{"an output that cannot be read", [][]byte{subscription(2, 1, 1, 0, 0)}, nil, []ev{{2, ebadf, 1}}},
+		{"no descriptor", [][]byte{subscription(1, 0, 1, time.Hour, 0), subscription(2, 1, 9, 0, 0)}, nil, []ev{{2, ebadf, 1}}},
 		{"a clock that is not there", [][]byte{subscription(1, 0, 9, time.Hour, 0)}, nil, []ev{{1, einval, 0}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -344,6 +394,8 @@ func TestPoll(t *testing.T) {
 	g.want(efault, "poll_oneoff", 0, 4096, 1, size-3)
 	g.answer["time_sleep"] = func() ([]byte, error) { return nil, abi.Fail(abi.CodeInterrupted, "interrupted") }
 	g.want(eintr, "poll_oneoff", 0, 4096, 1, 8192)
+	g.write(0, subscription(1, 7, 1, 1, 0))
+	g.want(einval, "poll_oneoff", 0, 4096, 1, 8192)
 }
 
 // TestFailures says what a guest sees of an effect that failed.
@@ -352,7 +404,7 @@ func TestFailures(t *testing.T) {
 	for code, errno := range map[int32]uint64{
 		abi.CodePermission: 63, abi.CodeNotFound: 44, abi.CodeInterrupted: 27, abi.CodeIO: 29, abi.CodeBadHandle: 8,
 		abi.CodeExists: 20, abi.CodeNotDir: 54, abi.CodeIsDir: 31, abi.CodeInvalid: 28, abi.CodeTooMany: 33, abi.CodeTooLarge: 22,
-		abi.CodeNoSpace: 51, abi.CodeReadOnly: 69, abi.CodeUnsupported: 58, abi.CodeTimeout: 73, 12345: 29,
+		abi.CodeNoSpace: 51, abi.CodeReadOnly: 69, abi.CodeUnsupported: 58, abi.CodeTimeout: 73, 39: 55, 40: 32, 12345: 29,
 	} {
 		g.answer["time_get"] = func() ([]byte, error) { return nil, abi.Fail(code, "no") }
 		g.want(errno, "clock_time_get", 0, 0, 8)
@@ -404,23 +456,45 @@ func TestNothingHappensOutsideOfACall(t *testing.T) {
 // FuzzArguments holds that no arguments of any function make the host panic or
 // end the guest for another reason than that it asked for it.
 func FuzzArguments(f *testing.F) {
-	g := newGuest(f, "time_get", "time_sleep", "random_get", "stdio_write")
+	names := preview1()
+	g := newGuest(f, "time_*", "random_get", "stdio_*", "file_*")
+	_ = g.stdin.Close()
 	g.answer["time_sleep"] = func() ([]byte, error) { return nil, nil }
-	for i := range implemented {
-		f.Add(byte(i), uint64(1), uint64(0), uint64(1), uint64(0xffff_ffff), subscription(1, 0, 1, 1, 0))
-		f.Add(byte(i), uint64(0), uint64(size-8), uint64(2), uint64(8), subscription(1, 0, 0, 1, 1))
+	for i := range names {
+		f.Add(byte(i), uint64(1), uint64(0), uint64(1), uint64(0xffff_ffff), uint64(0), subscription(1, 0, 1, 1, 0))
+		f.Add(byte(i), uint64(0), uint64(size-8), uint64(2), uint64(8), uint64(64), subscription(1, 1, 4, 1, 1))
+		f.Add(byte(i), uint64(3), uint64(0), uint64(4), uint64(3), uint64(4), []byte("file"))
+		f.Add(byte(i), uint64(4), uint64(0), uint64(1), uint64(4), uint64(64), words(64, 8))
+		f.Add(byte(i), uint64(5), uint64(0), uint64(300), uint64(0), uint64(64), []byte("../file\x00"))
 	}
-	f.Fuzz(func(t *testing.T, name byte, a, b, c, d uint64, memory []byte) {
-		function := implemented[int(name)%len(implemented)]
+	f.Fuzz(func(t *testing.T, name byte, a, b, c, d, e uint64, memory []byte) {
+		g.asked, g.TB = nil, t
+		g.stdio.Reset()
+		g.process = wasi.NewProcess(&wasi.Config{Args: []string{"x"}, Preopens: []string{"/"}})
+		if err := os.WriteFile(filepath.Join(g.dir, "file"), []byte("some text"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		g.mem.Write(1024, []byte("file."))
+		// 4 is a file and 5 a directory.
+		for _, open := range [][]uint64{{3, 0, 1024, 4, 0, 1 << 1, 0, 0, 2048}, {3, 0, 1028, 1, 2, 1 << 14, 0, 0, 2048}} {
+			if got, err := g.try("path_open", open...); err != nil || got != success {
+				t.Fatalf("open: %d, %v", got, err)
+			}
+		}
+		g.mem.Write(0, memory)
+		function := names[int(name)%len(names)]
 		if function == "fd_write" && uint32(a) == 2 {
 			t.Skip("is quarantined")
 		}
-		g.asked, g.TB = nil, t
-		g.stdio.Reset()
-		g.mem.Write(0, memory)
-		_, err := g.try(function, a, b, c, d)
+		args := []uint64{a, b, c, d, e, a, b, c, d}
+		_, err := g.try(function, args...)
 		if _, exited := errors.AsType[*wasi.ExitError](err); err != nil && !exited {
 			t.Errorf("%s: %v", function, err)
+		}
+		for fd := range uint64(8) {
+			if _, err := g.try("fd_close", fd); err != nil {
+				t.Errorf("closing %d: %v", fd, err)
+			}
 		}
 	})
 }
