@@ -8,15 +8,29 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"forgeone.dev/forgeone/abi"
 )
+
+// raceOps is how many operations a race is run for: FORGEONE_RACE_OPS, or n.
+func raceOps(t *testing.T, n int) int {
+	if text := os.Getenv("FORGEONE_RACE_OPS"); text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("FORGEONE_RACE_OPS: %v", err)
+		}
+	}
+	return n
+}
 
 // A plugin that may use /data/pub opens /data/pub/d/x over and over, while the
 // host turns d and x into links to what it may not use, a FIFO and back, and
@@ -25,8 +39,8 @@ import (
 func TestSwaps(t *testing.T) {
 	const (
 		public, private = "PUBLIC", "PRIVATE"
-		opens           = 1500
 	)
+	opens := raceOps(t, 6000) / 4
 	dir, outside := t.TempDir(), t.TempDir()
 	tree(t, dir, map[string]string{"pub/d/x": public, "priv/d/x": private, "stash": "dir"})
 	tree(t, outside, map[string]string{"x": private})
@@ -135,6 +149,170 @@ func TestSwaps(t *testing.T) {
 	swapper.Wait()
 	t.Logf("%d opened, %d refused", opened.Load(), refused.Load())
 	if opened.Load() == 0 || refused.Load() == 0 {
+		t.Error("nothing was raced for")
+	}
+}
+
+// A plugin that may use /data/pub does everything there is to do by name in
+// /data/pub/d and beside it, while the host turns d, and what the plugin makes
+// in it, into links to what it may not use, and moves d out of pub and back.
+// Nothing outside of pub is made, removed, renamed, linked or touched, and
+// nothing of it is told.
+func TestNameSwaps(t *testing.T) {
+	const secret = "what only priv and outside have"
+	dir, outside := t.TempDir(), t.TempDir()
+	tree(t, dir, map[string]string{"pub/d/a": "public", "priv/d/a": secret, "priv/d/b/c": secret, "priv/d/l": "-> ../x"})
+	tree(t, outside, map[string]string{"a": secret, "b/c": secret, "l": "-> secret-target"})
+	in := func(names ...string) string { return filepath.Join(append([]string{dir}, names...)...) }
+	old := time.Unix(1000000000, 0)
+	type seen struct {
+		name  string
+		size  int64
+		links uint64
+		mtime time.Time
+	}
+	look := func(root string) (all []seen) {
+		err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+			if err != nil || d.Name() == "moved" {
+				return errors.Join(err, fs.SkipDir)
+			}
+			info, err := os.Lstat(p)
+			if err != nil {
+				return err
+			}
+			var st unix.Stat_t
+			if err := unix.Lstat(p, &st); err != nil {
+				return err
+			}
+			all = append(all, seen{p, info.Size(), uint64(st.Nlink), info.ModTime()})
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return all
+	}
+	for _, root := range []string{in("priv", "d"), outside} {
+		for _, s := range look(root) {
+			if err := unix.UtimesNanoAt(unix.AT_FDCWD, s.name, []unix.Timespec{unix.NsecToTimespec(old.UnixNano()), unix.NsecToTimespec(old.UnixNano())}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	private, away := look(in("priv", "d")), look(outside)
+
+	d := in("pub", "d")
+	step := func(err error) {
+		if err != nil {
+			t.Errorf("swap: %v", err)
+		}
+	}
+	swaps := []func(i int){
+		func(int) { // d is a link
+			for _, to := range []string{"../priv/d", outside} {
+				step(os.Rename(d, in("priv", "moved")))
+				if os.Symlink(to, d) == nil { // else the plugin has made one
+					step(os.Remove(d))
+				} else {
+					step(os.RemoveAll(d))
+				}
+				for os.Rename(in("priv", "moved"), d) != nil {
+					step(os.RemoveAll(d))
+				}
+			}
+		},
+		func(i int) { // what is in d is a link
+			name := filepath.Join(d, []string{"a", "b", "l"}[i%3])
+			_ = os.RemoveAll(name)
+			_ = os.Symlink([]string{"../../priv/d/a", "../../priv/d/b", outside + "/a", outside + "/b"}[i%4], name)
+		},
+		func(int) { // d is moved away and back
+			step(os.Rename(d, in("priv", "moved")))
+			for os.Rename(in("priv", "moved"), d) != nil {
+				step(os.RemoveAll(d))
+			}
+		},
+		func(i int) { // and there is something to work on
+			name := filepath.Join(d, []string{"a", "b", "c", "l"}[i%4])
+			_ = os.RemoveAll(name)
+			// Not through a link that the plugin has put there again.
+			if f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+				_, err = f.WriteString("public")
+				step(errors.Join(err, f.Close()))
+			}
+		},
+	}
+	var done atomic.Bool
+	var swapper, plugins sync.WaitGroup
+	swapper.Go(func() {
+		for i := 0; !done.Load(); i++ {
+			swaps[i%len(swaps)](i / len(swaps))
+			if now := look(in("priv", "d")); !slices.Equal(now, private) {
+				t.Errorf("priv was touched: %v", now)
+				return
+			}
+			if now := look(outside); !slices.Equal(now, away) {
+				t.Errorf("outside was touched: %v", now)
+				return
+			}
+		}
+	})
+	p := dataPlugin(t, dir, "file:///data/pub/**")
+	calls := [][]string{
+		{"file_mkdir", "A"}, {"file_remove", "A", "file"}, {"file_remove", "A", "dir"}, {"file_rename", "A", "B"}, {"file_rename", "A", "B"}, {"file_link", "A", "B", "follow"}, {"file_link", "A", "B", "nofollow"},
+		{"file_symlink", "A", "b"}, {"file_readlink", "A"}, {"file_stat", "A", "follow"}, {"file_stat", "A", "nofollow"}, {"file_times", "A", "now", "now", "follow"}, {"file_times", "A", "now", "now", "nofollow"},
+		{"file_open", "A", "w"}, {"file_open", "A", "rd"}, {"file_open", "A", "r"},
+	}
+	names := []string{"/data/pub/d/a", "/data/pub/d/b", "/data/pub/d/b/c", "/data/pub/d/l", "/data/pub/e", "/data/pub/d/b/../a"}
+	ops := raceOps(t, 6000)
+	var succeeded, refused atomic.Int64
+	for worker := range 4 {
+		plugins.Go(func() {
+			for i := range ops / 4 {
+				n := i*7 + worker*1000003
+				args := slices.Clone(calls[n%len(calls)])
+				for j := range args {
+					switch args[j] {
+					case "A":
+						args[j] = names[n/len(calls)%len(names)]
+					case "B":
+						args[j] = names[n/len(calls)/len(names)%len(names)]
+					}
+				}
+				res := p.do(args[0], 0, nil, args[1:]...)
+				if res.Status != abi.Success {
+					refused.Add(1)
+					continue
+				}
+				succeeded.Add(1)
+				switch args[0] {
+				case "file_stat":
+					if s := decodeStat(t, string(res.Data)); s.size == uint64(len(secret)) {
+						t.Errorf("%q told %+v", args, s)
+					}
+				case "file_readlink":
+					if string(res.Data) == "../x" || string(res.Data) == "secret-target" {
+						t.Errorf("%q told %q", args, res.Data)
+					}
+				case "file_open":
+					h := handleOf(res)
+					if args[2] == "r" {
+						if res := p.do("file_read", h, nil, args[1], "100"); string(res.Data) == secret {
+							t.Errorf("%q read the secret", args)
+						}
+					}
+					if err := p.do("file_close", h, nil, args[1]).Error(); err != nil {
+						t.Errorf("close: %v", err)
+					}
+				}
+			}
+		})
+	}
+	plugins.Wait()
+	done.Store(true)
+	swapper.Wait()
+	t.Logf("%d succeeded, %d refused", succeeded.Load(), refused.Load())
+	if succeeded.Load() == 0 || refused.Load() == 0 {
 		t.Error("nothing was raced for")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -63,7 +64,11 @@ func TestDescriptors(t *testing.T) {
 	before := count()
 	for range 20 {
 		for _, path := range []string{"a/b/f", "a/l", "a/b/../b/f", "a/b/../none", "a/none/x", "a/abs", "a/out", "a/loop", "a/b/f/x", "a/b", "secret/f", "a/../secret/f", "../x", "a/b/../../a/b/../../secret/../a/b/f"} {
-			for _, mode := range []string{"r", "wx", "a", "bad"} {
+			for _, call := range []string{"mkdir A", "remove A file", "remove A dir", "rename A B", "rename B A", "link A B", "link B A", "symlink A x", "readlink A", "stat A", "times A now now", "rename A bad", "rename bad A", "link A B bad"} {
+				args := strings.Fields(strings.NewReplacer("A", "/data/"+path, "B", "/data/a/b/../b/g").Replace(call))
+				p.do("file_"+args[0], 0, nil, args[1:]...)
+			}
+			for _, mode := range []string{"r", "rd", "wx", "a", "bad"} {
 				res := p.do("file_open", 0, nil, "/data/"+path, mode)
 				if res.Status == abi.Success {
 					p.do("file_close", abi.Handle(binary.LittleEndian.Uint64(res.Data)), nil, "/data/"+path)
