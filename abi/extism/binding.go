@@ -1,0 +1,289 @@
+package extism
+
+import (
+	"context"
+	_ "embed" // memory.wasm
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"forgeone.dev/forgeone/abi"
+	"forgeone.dev/forgeone/abi/internal/guest"
+	"forgeone.dev/forgeone/abi/wasi"
+	"forgeone.dev/forgeone/engines"
+)
+
+// memoryWasm is the module whose instances are the memories of plugins. How it
+// is made stands in module_test.go.
+//
+//go:embed memory.wasm
+var memoryWasm []byte
+
+// Binding joins a module to this ABI. It is made once for a module, not changed
+// after that, and safe for concurrent use by different instances.
+type Binding struct {
+	module    engines.Module
+	memory    engines.Module
+	config    map[string]string
+	exports   map[string]engines.FuncType // that can be called, or are initialisers
+	functions []string                    // in name order
+}
+
+// New makes the binding of a module that the engine compiled with the given
+// options, by which the memory that goes with each instance is compiled too: it
+// is under the same limits, each by itself. The plugin reads config by
+// config_get. The binding is to be closed before the engine; it does not close
+// the module.
+//
+// Errors: those of [Check], and of [engines.WasmEngine.Compile].
+func New(ctx context.Context, e engines.WasmEngine, opts engines.CompileOptions, m engines.Module, config map[string]string) (*Binding, error) {
+	if err := Check(m); err != nil {
+		return nil, err
+	}
+	b := &Binding{module: m, config: config, exports: map[string]engines.FuncType{}, functions: Functions(m)}
+	for _, ex := range m.Exports() {
+		_, init := initialisers[ex.Name]
+		if init || callable(ex.Type) {
+			b.exports[ex.Name] = ex.Type.Func
+		}
+	}
+	var err error
+	if b.memory, err = e.Compile(ctx, memoryWasm, opts); err != nil {
+		return nil, fmt.Errorf("the memory of an Extism plugin: %w", err)
+	}
+	return b, nil
+}
+
+// Close frees what the binding compiled. Instances are to be closed before.
+func (b *Binding) Close() error { return b.memory.Close() }
+
+// Functions are the functions that can be called, in name order.
+func (b *Binding) Functions() []string { return slices.Clone(b.functions) }
+
+// Instance is one running copy of a plugin with its memory and its variables. As
+// an [engines.Instance] it shows what the plugin exports.
+type Instance struct {
+	plugin    engines.Instance // nil if it ended with its function
+	functions map[string]engines.Func
+
+	memory     engines.Instance
+	bytes      engines.Memory // of memory
+	begin, end engines.Func   // of memory
+
+	x execution
+}
+
+// Func implements [engines.Instance].
+func (i *Instance) Func(name string) (engines.Func, error) {
+	if i.plugin == nil {
+		return nil, engines.ErrClosed
+	}
+	if f, ok := i.functions[name]; ok {
+		return f, nil
+	}
+	f, err := i.plugin.Func(name)
+	if err == nil {
+		i.functions[name] = f
+	}
+	return f, err
+}
+
+// Memory implements [engines.Instance].
+func (i *Instance) Memory(name string) engines.Memory {
+	if i.plugin == nil {
+		return nil
+	}
+	return i.plugin.Memory(name)
+}
+
+// Global implements [engines.Instance].
+func (i *Instance) Global(name string) engines.Global {
+	if i.plugin == nil {
+		return nil
+	}
+	return i.plugin.Global(name)
+}
+
+// Close implements [engines.Instance].
+func (i *Instance) Close() error {
+	return errors.Join(i.retire(), i.memory.Close())
+}
+
+// retire closes the plugin of an instance, which can be renewed.
+func (i *Instance) retire() error {
+	plugin := i.plugin
+	if plugin == nil {
+		return nil
+	}
+	i.plugin, i.functions = nil, nil
+	return plugin.Close()
+}
+
+// Instantiate makes an instance and initialises its language's runtime, on
+// behalf of the call: it runs hs_init, after _initialize if there is one, else
+// _initialize, else __wasm_call_ctors. On an error nothing is left behind.
+// Errors: *[engines.LinkError], and how else a guest ends, as [Binding.Call] has
+// it.
+func (b *Binding) Instantiate(call *abi.Call) (*Instance, error) {
+	inst := &Instance{x: execution{config: b.config, vars: map[string][]byte{}}}
+	err := guest.Run(call, "instantiation", func(ctx context.Context) error {
+		return b.open(context.WithValue(ctx, executionKey{}, &inst.x), inst)
+	})
+	if err != nil {
+		return nil, inst.x.failure("instantiation", err)
+	}
+	return inst, nil
+}
+
+// open makes the parts of an instance.
+func (b *Binding) open(ctx context.Context, inst *Instance) (err error) {
+	if inst.memory, err = b.memory.Instantiate(ctx, memoryImports); err != nil {
+		return err
+	}
+	inst.bytes = inst.memory.Memory(memoryName)
+	if inst.begin, err = inst.memory.Func(beginName); err == nil {
+		inst.end, err = inst.memory.Func(endName)
+	}
+	if err == nil {
+		err = b.renew(ctx, inst)
+	}
+	if err != nil {
+		return errors.Join(err, inst.memory.Close())
+	}
+	return nil
+}
+
+// renew gives an instance a plugin that has not run yet, and initialises it.
+func (b *Binding) renew(ctx context.Context, inst *Instance) error {
+	plugin, err := b.module.Instantiate(ctx, engines.Imports{
+		Host:      wasiModules,
+		Instances: map[string]engines.Instance{ModuleName: inst.memory},
+	})
+	if err != nil {
+		return err
+	}
+	inst.plugin, inst.functions = plugin, map[string]engines.Func{}
+	for _, name := range b.initialisers() {
+		f, err := inst.Func(name)
+		if err == nil {
+			t := f.Type()
+			err = f.Call(ctx, make([]uint64, t.Slots()))
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", name, err), inst.retire())
+		}
+	}
+	return nil
+}
+
+// initialisers are what is to be called before anything else, in that order.
+func (b *Binding) initialisers() []string {
+	has := func(name string) bool { _, ok := b.exports[name]; return ok }
+	switch {
+	case has(haskellInit) && has(initialize):
+		return []string{initialize, haskellInit}
+	case has(haskellInit):
+		return []string{haskellInit}
+	case has(initialize):
+		return []string{initialize}
+	case has(constructors):
+		return []string{constructors}
+	}
+	return nil
+}
+
+// Call runs a function of an instance and returns its output, which is the
+// caller's own. A plugin that exited, that ran _start, or that was denied what
+// it could not go on without, is made anew for the next call; the variables
+// stay.
+//
+// Errors: *[ABIError] when there is no such function, *[LimitError] when the
+// input or output is too large, *[FunctionError] when the function reported a
+// failure: the instance can be called again. After any other it must be closed:
+// one that unwraps to *[abi.DeniedError] when its container was quarantined or
+// stopped, to *[engines.Trap] or *[engines.HostError] when the guest ended
+// otherwise, with what it had been denied in the message.
+func (b *Binding) Call(call *abi.Call, inst *Instance, function string, input []byte) ([]byte, error) {
+	if t, ok := b.exports[function]; !ok || len(t.Params) > 0 {
+		return nil, b.noFunction(function)
+	}
+	if len(input) > MaxInput {
+		return nil, &LimitError{What: "input", Limit: MaxInput, Got: uint64(len(input))}
+	}
+	var output []byte
+	err := guest.Run(call, function, func(ctx context.Context) (err error) {
+		output, err = b.serve(context.WithValue(ctx, executionKey{}, &inst.x), inst, function, input)
+		return err
+	})
+	if err != nil {
+		return nil, inst.x.failure(function, err)
+	}
+	return output, nil
+}
+
+// serve runs a function from its input to its output.
+func (b *Binding) serve(ctx context.Context, inst *Instance, function string, input []byte) ([]byte, error) {
+	x := &inst.x
+	x.begin()
+	if inst.plugin == nil {
+		if err := b.renew(ctx, inst); err != nil {
+			return nil, err
+		}
+	}
+	f, err := inst.Func(function)
+	if err != nil {
+		return nil, err
+	}
+	x.stack[0] = uint64(len(input))
+	if err := inst.begin.Call(ctx, x.stack[:]); err != nil {
+		return nil, err
+	}
+	if len(input) > 0 {
+		if x.stack[0] == 0 {
+			return nil, &LimitError{What: "input", Limit: inst.bytes.Size(), Got: uint64(len(input))}
+		}
+		if err := guest.Write(inst.bytes, uint32(x.stack[0]), input); err != nil {
+			return nil, err
+		}
+	}
+
+	x.stack[0] = 0 // the status of a function that returns none
+	err = f.Call(ctx, x.stack[:])
+	status := int32(uint32(x.stack[0]))
+	exit, exited := errors.AsType[*wasi.ExitError](err)
+	if exited {
+		status, err = int32(exit.Code), nil
+	}
+	if exited || x.failed != nil || function == start {
+		// What is left of it is not to be run again.
+		err = errors.Join(err, inst.retire())
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := inst.end.Call(ctx, x.stack[:]); err != nil {
+		return nil, err
+	}
+	if message := x.stack[1]; message>>32 != 0 || status != 0 {
+		text, err := guest.Read(inst.bytes, uint32(message>>32), min(uint32(message), MaxMessage), nil)
+		if err != nil {
+			return nil, err
+		}
+		return nil, &FunctionError{Function: function, Code: status, Message: string(text)}
+	}
+	n := uint32(x.stack[0])
+	if n > MaxOutput {
+		return nil, &LimitError{What: "output", Limit: MaxOutput, Got: uint64(n)}
+	}
+	return guest.Read(inst.bytes, uint32(x.stack[0]>>32), n, nil)
+}
+
+// noFunction says why a function cannot be called, and what can.
+func (b *Binding) noFunction(name string) error {
+	have := "none"
+	if len(b.functions) > 0 {
+		have = strings.Join(b.functions, ", ")
+	}
+	return abiErrorf("function %q is not exported as a func without parameters and with one result at most; functions: %s", name, have)
+}

@@ -1,0 +1,275 @@
+package extism
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strings"
+
+	"forgeone.dev/forgeone/abi"
+	"forgeone.dev/forgeone/abi/internal/guest"
+	"forgeone.dev/forgeone/abi/wasi"
+	"forgeone.dev/forgeone/engines"
+)
+
+// execution is what the imports of an instance read and write. Only the
+// goroutine that runs the guest touches it.
+type execution struct {
+	config map[string]string
+	vars   map[string][]byte
+	used   int // bytes of vars
+
+	// Of the call.
+	failed  *FunctionError // why the plugin was ended, if the host did
+	status  int            // of the latest HTTP response; 0 for none
+	headers []byte         // of the latest HTTP response, as JSON
+	result  []byte         // of the latest effect
+
+	stack [2]uint64 // reused from one call of a function to the next
+}
+
+type executionKey struct{}
+
+// begin forgets the call before.
+func (x *execution) begin() {
+	x.failed, x.status, x.headers, x.result = nil, 0, nil, nil
+}
+
+// errEnded ends a guest. Why stands in execution.failed.
+var errEnded = errors.New("the host ended the plugin")
+
+// end ends the guest, as a failure of its function.
+func (x *execution) end(format string, args ...any) error {
+	x.failed = &FunctionError{Code: 1, Message: fmt.Sprintf(format, args...)}
+	return errEnded
+}
+
+// failure is how a function failed.
+func (x *execution) failure(function string, err error) error {
+	if failed, ok := errors.AsType[*FunctionError](err); ok {
+		return failed
+	}
+	if x.failed != nil && errors.Is(err, errEnded) {
+		x.failed.Function = function
+		return x.failed
+	}
+	return err
+}
+
+var wasiModules = map[string]*engines.HostModule{wasi.ModuleName: wasi.HostModule()}
+
+// memoryImports are what memories are linked to. What they are given are ranges
+// of the memory that calls; it has found them to be blocks. They hold no state
+// of their own: all of it is in the context of the guest's call.
+var memoryImports = engines.Imports{Host: map[string]*engines.HostModule{
+	"host": {Functions: []engines.HostFunction{
+		function("result", (*execution).importResult, "I", ""),
+		function("config_get", (*execution).importConfigGet, "II", "I"),
+		function("var_get", (*execution).importVarGet, "II", "I"),
+		function("var_set", (*execution).importVarSet, "IIII", ""),
+		function("http_request", (*execution).importHTTPRequest, "IIII", "I"),
+		function("http_status_code", (*execution).importHTTPStatusCode, "", "i"),
+		function("http_headers", (*execution).importHTTPHeaders, "", "I"),
+		function("log", (*execution).importLog, "iII", ""),
+		function("get_log_level", (*execution).importGetLogLevel, "", "i"),
+	}},
+}}
+
+// function makes a host function of a method. In params and results an "i" is
+// an i32 and an "I" an i64.
+func function(name string, method func(*execution, context.Context, engines.Memory, []uint64) error, params, results string) engines.HostFunction {
+	return engines.HostFunction{
+		Name: name,
+		Type: engines.FuncType{Params: guest.Types(params), Results: guest.Types(results)},
+		Call: func(ctx context.Context, caller engines.Caller, stack []uint64) error {
+			x, ok := ctx.Value(executionKey{}).(*execution)
+			if !ok {
+				return guest.ErrNoCall
+			}
+			return method(x, ctx, caller.Memory(), stack)
+		},
+	}
+}
+
+// read copies a block. Its length is that of the memory at most, which is less
+// than 4 GiB.
+func read(mem engines.Memory, at, n uint64) ([]byte, error) {
+	return guest.Read(mem, uint32(at), uint32(n), nil)
+}
+
+// give keeps a result and returns its length: the memory then asks for it.
+func (x *execution) give(stack []uint64, result []byte) error {
+	if len(result) > MaxOutput {
+		return x.end("a result of %d bytes is above the limit of %d", len(result), MaxOutput)
+	}
+	x.result = result
+	stack[0] = uint64(len(result))
+	return nil
+}
+
+// importResult is result(at). There is no room where at is 0.
+func (x *execution) importResult(_ context.Context, mem engines.Memory, stack []uint64) error {
+	if stack[0] == 0 {
+		return x.end("there is no room in the plugin's memory for a result of %d bytes; raise its memory limit", len(x.result))
+	}
+	return guest.Write(mem, uint32(stack[0]), x.result)
+}
+
+// importConfigGet is config_get(name, n) -> length.
+func (x *execution) importConfigGet(_ context.Context, mem engines.Memory, stack []uint64) error {
+	name, err := read(mem, stack[0], stack[1])
+	if err != nil {
+		return err
+	}
+	return x.give(stack, []byte(x.config[string(name)]))
+}
+
+// importVarGet is var_get(name, n) -> length.
+func (x *execution) importVarGet(_ context.Context, mem engines.Memory, stack []uint64) error {
+	name, err := read(mem, stack[0], stack[1])
+	if err != nil {
+		return err
+	}
+	return x.give(stack, x.vars[string(name)])
+}
+
+// importVarSet is var_set(name, n, value, n); a value at 0 removes the variable.
+func (x *execution) importVarSet(_ context.Context, mem engines.Memory, stack []uint64) error {
+	text, err := read(mem, stack[0], stack[1])
+	if err != nil {
+		return err
+	}
+	name, used := string(text), x.used
+	if old, ok := x.vars[name]; ok {
+		used -= varSize(name, len(old))
+	}
+	if stack[2] == 0 {
+		delete(x.vars, name)
+		x.used = used
+		return nil
+	}
+	if used += varSize(name, int(stack[3])); used > MaxVars {
+		return x.end("var_set: variables of %d bytes are above the limit of %d", used, MaxVars)
+	}
+	value, err := read(mem, stack[2], stack[3])
+	if err != nil {
+		return err
+	}
+	x.vars[name], x.used = value, used
+	return nil
+}
+
+// varSize is what a variable counts for: its name, its value, and what it takes
+// to keep them.
+func varSize(name string, value int) int { return 40 + len(name) + value }
+
+// levels are those of a log, by their number in the ABI.
+var levels = []string{"trace", "debug", "info", "warn", "error"}
+
+// importLog is log(level, message, n). A plugin cannot learn whether it was
+// logged.
+func (x *execution) importLog(ctx context.Context, mem engines.Memory, stack []uint64) error {
+	message, err := read(mem, stack[1], min(stack[2], MaxMessage))
+	if err != nil {
+		return err
+	}
+	_, err = guest.Syscall(ctx, "log_write", []string{levels[stack[0]], string(message)}, 0, nil)
+	return err
+}
+
+// importGetLogLevel is get_log_level() -> level. A plugin that may not log need
+// not try.
+func (x *execution) importGetLogLevel(ctx context.Context, _ engines.Memory, stack []uint64) error {
+	call := abi.CallFrom(ctx)
+	if call == nil {
+		return guest.ErrNoCall
+	}
+	stack[0] = 0
+	if !call.Subject().Capabilities.Syscall("log_write") {
+		stack[0] = math.MaxInt32
+	}
+	return nil
+}
+
+// httpRequest is an HTTP request as a plugin makes it.
+type httpRequest struct {
+	URL     string            `json:"url"`
+	Method  string            `json:"method"` // GET if empty
+	Headers map[string]string `json:"headers"`
+}
+
+// httpHead is the first line of what the syscall http_request takes and returns;
+// the body follows.
+type httpHead struct {
+	Status  int         `json:"status,omitempty"`
+	Headers http.Header `json:"headers,omitempty"`
+}
+
+// importHTTPRequest is http_request(request, n, body, n) -> length. What keeps it
+// from being done ends the call, as the plugin has no way to learn of it.
+func (x *execution) importHTTPRequest(ctx context.Context, mem engines.Memory, stack []uint64) error {
+	x.status, x.headers = 0, nil
+	text, err := read(mem, stack[0], stack[1])
+	if err != nil {
+		return err
+	}
+	var request httpRequest
+	if err := json.Unmarshal(text, &request); err != nil {
+		return x.end("http_request: the request is no JSON object of url, method and headers: %v", err)
+	}
+	if stack[3] > MaxBody {
+		return x.end("http_request: a body of %d bytes is above the limit of %d", stack[3], MaxBody)
+	}
+	body, err := read(mem, stack[2], stack[3])
+	if err != nil {
+		return err
+	}
+	head := httpHead{Headers: http.Header{}}
+	for name, value := range request.Headers {
+		head.Headers.Set(name, value)
+	}
+	payload, err := json.Marshal(head)
+	if err != nil {
+		return err
+	}
+	payload = append(append(payload, '\n'), body...)
+	method := strings.ToUpper(cmp.Or(request.Method, http.MethodGet))
+	res, err := guest.Syscall(ctx, "http_request", []string{method, request.URL}, 0, payload)
+	if err != nil {
+		return err
+	}
+	if err := res.Error(); err != nil {
+		return x.end("http_request: %v", err)
+	}
+
+	line, body, _ := bytes.Cut(res.Data, []byte{'\n'})
+	var response httpHead
+	if err := json.Unmarshal(line, &response); err != nil {
+		return fmt.Errorf("the head of the response: %w", err)
+	}
+	headers := make(map[string]string, len(response.Headers))
+	for name, values := range response.Headers {
+		headers[strings.ToLower(name)] = strings.Join(values, ",")
+	}
+	if x.headers, err = json.Marshal(headers); err != nil {
+		return err
+	}
+	x.status = response.Status
+	return x.give(stack, body)
+}
+
+// importHTTPStatusCode is http_status_code() -> status.
+func (x *execution) importHTTPStatusCode(_ context.Context, _ engines.Memory, stack []uint64) error {
+	stack[0] = uint64(x.status)
+	return nil
+}
+
+// importHTTPHeaders is http_headers() -> length.
+func (x *execution) importHTTPHeaders(_ context.Context, _ engines.Memory, stack []uint64) error {
+	return x.give(stack, x.headers)
+}
