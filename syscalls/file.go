@@ -56,7 +56,7 @@ func files() []abi.Registration {
 		},
 		{
 			Name: "file_truncate", Args: []string{"path", "size", "grow..."}, MinTrust: capability.Standard, World: true, Fold: true,
-			Doc:     "Cut or extend, with zero bytes, a file that is open for writing. With `grow` it is never cut, and its space is allocated where the host can. A `file_write` too.",
+			Doc:     "Cut or extend, with zero bytes, a file that is open for writing. With `grow` a longer one is left as it is. Space is taken on the host as it is written to. A `file_write` too.",
 			Resolve: atMost(3, resolveTruncate), Handler: truncate,
 		},
 		{

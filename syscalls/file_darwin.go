@@ -26,9 +26,6 @@ func attributesOf(info fs.FileInfo) attributes {
 // syncData waits until the file's content is on disk.
 func syncData(f *os.File) error { return f.Sync() }
 
-// grow extends a file, if it is shorter.
-func grow(f *os.File, size int64) error { return extend(f, size) }
-
 // setTimes sets the times of an open file, in microseconds.
 func setTimes(f *os.File, accessed, modified stamp) error {
 	info, err := f.Stat()

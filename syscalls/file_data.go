@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 
@@ -166,7 +165,7 @@ func truncate(_ context.Context, sc *abi.SyscallContext, r *abi.Resolution) ([]b
 	case !h.mode.write:
 		return nil, fsError(h.canonical, abi.Fail(abi.CodeInvalid, "not open for writing"))
 	case len(sc.Args) == 3:
-		return nil, fsError(h.canonical, grow(h.File, int64(size)))
+		return nil, fsError(h.canonical, h.grow(int64(size)))
 	}
 	return nil, fsError(h.canonical, h.Truncate(int64(size)))
 }
@@ -186,8 +185,11 @@ func syncFile(_ context.Context, sc *abi.SyscallContext, r *abi.Resolution) ([]b
 	return nil, fsError(h.canonical, h.Sync())
 }
 
-// extend makes a file longer, if it is shorter, and allocates nothing.
-func extend(f *os.File, size int64) error {
+// grow makes a file longer, if it is shorter. It allocates nothing: a plugin
+// would fill the host's disk with one syscall.
+func (f *file) grow(size int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	info, err := f.Stat()
 	if err != nil || info.Size() >= size {
 		return err

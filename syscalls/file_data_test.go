@@ -95,9 +95,16 @@ func TestModesArePOSIX(t *testing.T) {
 	}
 }
 
-// fresh is a plugin of a new container: each denial has its price.
+// granted is a plugin of a new container.
+func (k *kernel) granted(resources ...string) *plugin {
+	return k.plugin("p", capability.Standard, capability.Grant{Resources: resources})
+}
+
+// fresh is one that may use all of its mounts.
 func (k *kernel) fresh(mounts ...abi.Mount) *plugin {
-	return k.plugin("p", capability.Standard, capability.Grant{Resources: []string{"file:///**"}}, mounts...)
+	p := k.granted("file:///**")
+	p.s.Mounts = mounts
+	return p
 }
 
 func TestBadModes(t *testing.T) {

@@ -1,7 +1,6 @@
 package syscalls
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"strconv"
@@ -26,18 +25,6 @@ func attributesOf(info fs.FileInfo) attributes {
 
 // syncData waits until the file's content is on disk.
 func syncData(f *os.File) error { return control(f, unix.Fdatasync) }
-
-// grow extends a file, if it is shorter.
-func grow(f *os.File, size int64) error {
-	if size == 0 {
-		return nil
-	}
-	err := control(f, func(fd int) error { return unix.Fallocate(fd, 0, 0, size) })
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return extend(f, size)
-	}
-	return err
-}
 
 // setTimes sets the times of an open file (Linux 5.8).
 func setTimes(f *os.File, accessed, modified stamp) error {

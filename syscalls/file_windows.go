@@ -36,9 +36,6 @@ func attributesOf(info fs.FileInfo) attributes {
 // syncData waits until the file's content is on disk.
 func syncData(f *os.File) error { return f.Sync() }
 
-// grow extends a file, if it is shorter.
-func grow(f *os.File, size int64) error { return extend(f, size) }
-
 // removeAt removes what a directory lists.
 func removeAt(dir *os.Root, name string, _ bool) error { return dir.Remove(name) }
 

@@ -58,8 +58,14 @@ object itself, links followed. Argument policies see it as the plugin wrote it.
   resource of the request too: going through it tells that it exists.
 - Directories are at most %d deep.
 - Names have one spelling on every system: the one the directory lists.
-- Only regular files are opened, and directories to list them. A file under two names, by a hard link, is
-  decided by the name it is opened by.
+- Only regular files are opened, and directories to list them. A file under two
+  names, by a hard link, is decided by the name it is opened by.
+- A slash at the end asks for a directory. What makes, removes or renames a name
+  takes a last symbolic link for itself, and none before a slash.
+- A handle grants nothing below a directory: each path is asked for by itself.
+  A syscall on a handle has as its path the one that the handle was opened by.
+- What takes two paths needs rights at both; of a directory that is renamed, at
+  each path in it, old and new, so that a name never widens what may be done.
 - What changes between the decision and the effect is not followed: the syscall
   fails with code %d (ESTALE) and can be tried again.
 
