@@ -75,6 +75,7 @@ type (
 		trustLevel                                                 opt[capability.TrustLevel]
 		state                                                      opt[host.State]
 		sandbox                                                    opt[host.Sandbox]
+		config                                                     opt[map[string]string]
 		autostart                                                  opt[bool]
 		capabilities                                               []*capabilitiesBlock
 		mounts                                                     []*mountBlock
@@ -300,13 +301,14 @@ func pluginLanguage() block {
 				word[host.State]{text: "pristine", value: host.StatePristine},
 				word[host.State]{text: "keep", value: host.StateKeep},
 			), "of a WASM plugin: pristine gives each call an instance of its own, as initialisation left it; keep lets one instance serve all calls, one after the other",
-				func(b *pluginBlock) *opt[host.State] { return &b.state }, standard("pristine for forge/1, keep for plain exports")),
+				func(b *pluginBlock) *opt[host.State] { return &b.state }, standard("pristine for forge/1, keep for Extism plugins and plain exports")),
 			field("sandbox", choice(
 				word[host.Sandbox]{text: "none", value: host.SandboxNone},
 				word[host.Sandbox]{text: "strict", unbuilt: "this version has no jail for native plugins"},
 				word[host.Sandbox]{text: "standard", unbuilt: "this version has no jail for native plugins"},
 			), "how a native plugin is jailed; required for native, because none gives it the rights of the kernel's user",
 				func(b *pluginBlock) *opt[host.Sandbox] { return &b.sandbox }),
+			field("config", table, "what an Extism plugin reads by config_get", func(b *pluginBlock) *opt[map[string]string] { return &b.config }),
 			field("autostart", boolean, "starts it when the kernel comes up", func(b *pluginBlock) *opt[bool] { return &b.autostart }, standard("true")),
 		},
 		blocks: []block{

@@ -75,14 +75,14 @@ func (h *PluginHost) prepare(ctx context.Context, cfg PluginConfig) (*artifact, 
 	if err != nil {
 		return fail(err)
 	}
-	if a.code, err = h.k.compile(ctx, e, b, cfg.Limits, engines.CompileOptions{Interruptible: true, Snapshots: cfg.State != StateKeep}); err != nil {
+	if a.code, err = h.k.compile(ctx, e, b, cfg.Limits, cfg.extism(), engines.CompileOptions{Interruptible: true, Snapshots: cfg.State != StateKeep}); err != nil {
 		return fail(err)
 	}
 	a.timeout = a.code.timeout
 	if a.cfg.State == "" {
-		a.cfg.State = StatePristine
-		if a.code.abi == ABICore {
-			a.cfg.State = StateKeep
+		a.cfg.State = StateKeep
+		if a.code.abi == ABIForge {
+			a.cfg.State = StatePristine
 		}
 	}
 	switch {
@@ -137,5 +137,5 @@ func (a *artifact) close() error {
 		return nil
 	}
 	a.lives.Wait()
-	return a.code.module.Close()
+	return a.code.close()
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"forgeone.dev/forgeone/abi/extism"
 	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/zta"
 )
@@ -31,6 +32,7 @@ type PluginConfig struct {
 	State        State
 	Sandbox      Sandbox // native only
 	Mounts       []Mount
+	Config       map[string]string // for an Extism plugin to read, by config_get
 	Limits       Limits
 	Pool         Pool // of a pristine WASM plugin
 
@@ -43,7 +45,7 @@ type PluginConfig struct {
 type State string
 
 // States. Empty means the default of the plugin's ABI: pristine for forge/1,
-// keep for plain exports.
+// keep for Extism plugins and plain exports.
 const (
 	StatePristine State = "pristine" // each call has an instance of its own, as initialisation left it
 	StateKeep     State = "keep"     // one instance serves all calls, one after the other
@@ -64,6 +66,16 @@ type Mount struct {
 	Guest    string // absolute, clean
 	Host     string // directory
 	ReadOnly bool
+}
+
+// extism is what the plugin finds if it is one of Extism's: directories among it,
+// which hold what its capabilities let it open.
+func (c *PluginConfig) extism() extism.Config {
+	out := extism.Config{Values: c.Config}
+	for _, m := range c.Mounts {
+		out.Preopens = append(out.Preopens, m.Guest)
+	}
+	return out
 }
 
 // Limits bound a plugin. Zero values mean the default given.
@@ -146,6 +158,9 @@ func (c *PluginConfig) validate() error {
 		}
 		if c.Pool != (Pool{}) {
 			bad("pool is for WASM plugins: a native plugin has one process")
+		}
+		if len(c.Config) > 0 {
+			bad("config is for Extism plugins")
 		}
 		if c.Limits.Memory != 0 {
 			bad("limits.memory is not built yet for native plugins")

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"forgeone.dev/forgeone/abi"
+	"forgeone.dev/forgeone/abi/extism"
 	"forgeone.dev/forgeone/abi/forge"
 	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/engines"
@@ -337,6 +338,9 @@ func (p *pool) capture(call *abi.Call, inst *instance) (engines.Snapshot, error)
 	}
 	if n := call.Handles(); n > 0 {
 		return nil, &engines.SnapshotError{Reason: fmt.Sprintf("its initialisation leaves %d handles open, which an image cannot hold; close them there", n)}
+	}
+	if p.code.abi == ABIExtism {
+		return p.code.extism.Snapshot(inst.Instance.(*extism.Instance))
 	}
 	m, ok := p.code.module.(engines.Snapshotter)
 	if !ok {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"forgeone.dev/forgeone/abi"
+	"forgeone.dev/forgeone/abi/extism"
 	"forgeone.dev/forgeone/abi/forge"
 	"forgeone.dev/forgeone/abi/wasi"
 	"forgeone.dev/forgeone/engines"
@@ -20,6 +21,7 @@ type ABI string
 // ABIs.
 const (
 	ABIForge  ABI = "forge/1" // bytes in, bytes out, syscalls: abi/forge
+	ABIExtism ABI = "extism"  // bytes in, bytes out, as Extism's PDKs build it: abi/extism
 	ABICore   ABI = "core"    // plain numeric exports
 	ABINative ABI = "native"  // a go-plugin process
 )
@@ -29,10 +31,8 @@ func detectABI(m engines.Module) (ABI, error) {
 	if forge.Detect(m) {
 		return ABIForge, nil
 	}
-	for _, im := range m.Imports() {
-		if im.Module == "extism:host/env" {
-			return "", errors.New("this is an Extism plugin (it imports extism:host/env), and that ABI is not built yet; build it with the forge SDK")
-		}
+	if extism.Detect(m) {
+		return ABIExtism, nil
 	}
 	for _, ex := range m.Exports() {
 		if ex.Name == "_start" {
@@ -47,9 +47,10 @@ type code struct {
 	engine  engines.WasmEngine
 	module  engines.Module
 	abi     ABI
-	binding *forge.Binding // forge/1 only
-	imports engines.Imports
-	timeout time.Duration // of a call; 0 for none
+	binding *forge.Binding  // forge/1 only
+	extism  *extism.Binding // Extism only
+	imports engines.Imports // of all but Extism's
+	timeout time.Duration   // of a call; 0 for none
 
 	snapshots bool // the engine can capture instances
 
@@ -60,7 +61,8 @@ type code struct {
 // is refused if it was asked for, and else not in force. Of the options that are
 // wished for, Interruptible and Snapshots, it gets what the engine can do: calls
 // then end with their context, timeout or not, and instances can be captured.
-func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte, l Limits, wish engines.CompileOptions) (*code, error) {
+// config is what an Extism plugin finds.
+func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte, l Limits, config extism.Config, wish engines.CompileOptions) (*code, error) {
 	c := &code{engine: e, timeout: DefaultExecutionTimeout, imports: coreImports}
 	asked := true
 	switch {
@@ -92,13 +94,14 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 		memory = k.memory
 	}
 	c.snapshots = wish.Snapshots && info.Snapshots
-	m, err := e.Compile(ctx, wasm, engines.CompileOptions{
+	opts := engines.CompileOptions{
 		MemoryLimitPages: uint32(min(memory/engines.PageSize, 65535)), //nolint:gosec // bounded
 		Interruptible:    c.timeout != 0 || (wish.Interruptible && info.Interrupt),
 		Snapshots:        c.snapshots,
 		Fuel:             l.Fuel,
 		CallDepth:        l.CallDepth,
-	})
+	}
+	m, err := e.Compile(ctx, wasm, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -108,18 +111,39 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 			c.memories = append(c.memories, ex.Name)
 		}
 	}
-	if c.abi, err = detectABI(m); err != nil {
+	if err := c.bind(ctx, opts, config); err != nil {
 		_ = m.Close()
 		return nil, err
 	}
-	if c.abi == ABIForge {
-		if c.binding, err = forge.New(m); err != nil {
-			_ = m.Close()
-			return nil, err
-		}
-		c.imports = engines.Imports{Host: c.binding.HostModules()}
-	}
 	return c, nil
+}
+
+// bind finds how the module is spoken to.
+func (c *code) bind(ctx context.Context, opts engines.CompileOptions, config extism.Config) (err error) {
+	if c.abi, err = detectABI(c.module); err != nil {
+		return err
+	}
+	if len(config.Values) > 0 && c.abi != ABIExtism {
+		return fmt.Errorf("config is for Extism plugins, which read it by config_get, and this is %s", c.abi)
+	}
+	switch c.abi {
+	case ABIForge:
+		if c.binding, err = forge.New(c.module); err == nil {
+			c.imports = engines.Imports{Host: c.binding.HostModules()}
+		}
+	case ABIExtism:
+		c.extism, err = extism.New(ctx, c.engine, opts, c.module, config)
+	}
+	return err
+}
+
+// close frees the code once there are no instances of it.
+func (c *code) close() error {
+	err := c.module.Close()
+	if c.extism != nil {
+		err = errors.Join(err, c.extism.Close())
+	}
+	return err
 }
 
 // coreImports is what a module without an ABI is linked to: the WASI that
@@ -129,8 +153,15 @@ var coreImports = engines.Imports{Host: map[string]*engines.HostModule{wasi.Modu
 // instantiate makes an instance within a call: what its start function and
 // its initialisation ask for is asked on behalf of the call.
 func (c *code) instantiate(call *abi.Call) (*instance, error) {
-	if c.abi == ABIForge {
+	switch c.abi {
+	case ABIForge:
 		inst, err := c.binding.Instantiate(call, c.module)
+		if err != nil {
+			return nil, err
+		}
+		return remembering(inst), nil
+	case ABIExtism:
+		inst, err := c.extism.Instantiate(call)
 		if err != nil {
 			return nil, err
 		}
@@ -177,6 +208,14 @@ func remembering(inst engines.Instance) *instance {
 	return &instance{Instance: inst, funcs: map[string]engines.Func{}}
 }
 
+// plain is the instance as the ABI's binding made it.
+func plain(inst engines.Instance) engines.Instance {
+	if i, ok := inst.(*instance); ok {
+		return i.Instance
+	}
+	return inst
+}
+
 // Func implements engines.Instance.
 func (i *instance) Func(name string) (engines.Func, error) {
 	if f, ok := i.funcs[name]; ok {
@@ -191,8 +230,11 @@ func (i *instance) Func(name string) (engines.Func, error) {
 
 // functions lists what can be called.
 func (c *code) functions() []string {
-	if c.abi == ABIForge {
+	switch c.abi {
+	case ABIForge:
 		return c.binding.Functions()
+	case ABIExtism:
+		return c.extism.Functions()
 	}
 	var names []string
 	for _, ex := range c.module.Exports() {
@@ -206,8 +248,11 @@ func (c *code) functions() []string {
 // call calls a function of an instance with bytes. A plain export takes its
 // arguments as decimal numbers separated by white space, and answers likewise.
 func (c *code) call(call *abi.Call, inst engines.Instance, function string, input []byte) ([]byte, error) {
-	if c.abi == ABIForge {
+	switch c.abi {
+	case ABIForge:
 		return c.binding.Call(call, inst, function, input)
+	case ABIExtism:
+		return c.extism.Call(call, plain(inst).(*extism.Instance), function, input)
 	}
 	f, err := inst.Func(function)
 	if err != nil {

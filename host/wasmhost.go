@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"forgeone.dev/forgeone/abi"
+	"forgeone.dev/forgeone/abi/extism"
 	"forgeone.dev/forgeone/audit"
 	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/engines"
@@ -192,9 +193,13 @@ func (h *WasmHost) conflict(name string, reload bool) error {
 
 // prepare does all of a load that can fail, without touching what is loaded.
 func (h *WasmHost) prepare(ctx context.Context, name string, wasm []byte) (*wasmModule, error) {
-	c, err := h.k.compile(ctx, h.k.engines[0], wasm, Limits{}, engines.CompileOptions{})
+	c, err := h.k.compile(ctx, h.k.engines[0], wasm, Limits{}, extism.Config{}, engines.CompileOptions{})
 	if err != nil {
 		return nil, err
+	}
+	if c.abi == ABIExtism {
+		_ = c.close()
+		return nil, errors.New("this is an Extism plugin, whose functions take and return bytes and not numbers; load it into a PluginHost")
 	}
 	m := &wasmModule{
 		name: name, hash: digest(wasm), code: c, loaded: h.k.clock().UTC(), turn: newSemaphore(1),
@@ -375,7 +380,7 @@ func (m *wasmModule) close(ctx context.Context) error {
 	if m.inst != nil {
 		err = m.inst.Close()
 	}
-	return errors.Join(err, m.code.module.Close())
+	return errors.Join(err, m.code.close())
 }
 
 // memorySize is the linear memory of an instance that its exports show.

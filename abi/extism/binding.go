@@ -20,28 +20,37 @@ import (
 //go:embed memory.wasm
 var memoryWasm []byte
 
+// Config is what a plugin finds. It is not to be changed while a binding has it.
+type Config struct {
+	Values   map[string]string // by config_get
+	Preopens []string          // by WASI: guest paths of directories, absolute and clean
+}
+
 // Binding joins a module to this ABI. It is made once for a module, not changed
 // after that, and safe for concurrent use by different instances.
 type Binding struct {
 	module    engines.Module
 	memory    engines.Module
-	config    map[string]string
+	config    Config
+	wasi      *wasi.Config
 	exports   map[string]engines.FuncType // that can be called, or are initialisers
 	functions []string                    // in name order
 }
 
 // New makes the binding of a module that the engine compiled with the given
 // options, by which the memory that goes with each instance is compiled too: it
-// is under the same limits, each by itself. The plugin reads config by
-// config_get. The binding is to be closed before the engine; it does not close
-// the module.
+// is under the same limits, each by itself. The binding is to be closed before
+// the engine; it does not close the module.
 //
 // Errors: those of [Check], and of [engines.WasmEngine.Compile].
-func New(ctx context.Context, e engines.WasmEngine, opts engines.CompileOptions, m engines.Module, config map[string]string) (*Binding, error) {
+func New(ctx context.Context, e engines.WasmEngine, opts engines.CompileOptions, m engines.Module, config Config) (*Binding, error) {
 	if err := Check(m); err != nil {
 		return nil, err
 	}
-	b := &Binding{module: m, config: config, exports: map[string]engines.FuncType{}, functions: Functions(m)}
+	b := &Binding{
+		module: m, config: config, wasi: &wasi.Config{Preopens: config.Preopens},
+		exports: map[string]engines.FuncType{}, functions: Functions(m),
+	}
 	for _, ex := range m.Exports() {
 		_, init := initialisers[ex.Name]
 		if init || callable(ex.Type) {
@@ -66,10 +75,13 @@ func (b *Binding) Functions() []string { return slices.Clone(b.functions) }
 type Instance struct {
 	plugin    engines.Instance // nil if it ended with its function
 	functions map[string]engines.Func
+	config    *wasi.Config
+	process   *wasi.Process // of the plugin
 
 	memory     engines.Instance
 	bytes      engines.Memory // of memory
 	begin, end engines.Func   // of memory
+	size       uint64         // of memory, as it began
 
 	x execution
 }
@@ -116,7 +128,8 @@ func (i *Instance) retire() error {
 	if plugin == nil {
 		return nil
 	}
-	i.plugin, i.functions = nil, nil
+	i.plugin, i.process = nil, wasi.NewProcess(i.config)
+	clear(i.functions)
 	return plugin.Close()
 }
 
@@ -126,49 +139,64 @@ func (i *Instance) retire() error {
 // Errors: *[engines.LinkError], and how else a guest ends, as [Binding.Call] has
 // it.
 func (b *Binding) Instantiate(call *abi.Call) (*Instance, error) {
-	inst := &Instance{x: execution{config: b.config, vars: map[string][]byte{}}}
-	err := guest.Run(call, "instantiation", func(ctx context.Context) error {
-		return b.open(context.WithValue(ctx, executionKey{}, &inst.x), inst)
+	var inst *Instance
+	err := guest.Run(call, "instantiation", func(ctx context.Context) (err error) {
+		if inst, err = b.remember(ctx); err != nil {
+			return err
+		}
+		if err = b.renew(inst.in(ctx), inst); err != nil {
+			return errors.Join(inst.x.failure("instantiation", err), inst.memory.Close())
+		}
+		return nil
 	})
 	if err != nil {
-		return nil, inst.x.failure("instantiation", err)
+		return nil, err
 	}
 	return inst, nil
 }
 
-// open makes the parts of an instance.
-func (b *Binding) open(ctx context.Context, inst *Instance) (err error) {
-	if inst.memory, err = b.memory.Instantiate(ctx, memoryImports); err != nil {
-		return err
+// remember makes an instance that has a memory, and no plugin yet.
+func (b *Binding) remember(ctx context.Context) (*Instance, error) {
+	memory, err := b.memory.Instantiate(ctx, memoryImports)
+	if err != nil {
+		return nil, err
 	}
-	inst.bytes = inst.memory.Memory(memoryName)
-	if inst.begin, err = inst.memory.Func(beginName); err == nil {
-		inst.end, err = inst.memory.Func(endName)
+	inst := &Instance{
+		functions: map[string]engines.Func{}, config: b.wasi, process: wasi.NewProcess(b.wasi),
+		memory: memory, bytes: memory.Memory(memoryName),
+		x: execution{config: b.config.Values, vars: map[string][]byte{}},
 	}
-	if err == nil {
-		err = b.renew(ctx, inst)
+	inst.size = inst.bytes.Size()
+	if inst.begin, err = memory.Func(beginName); err == nil {
+		inst.end, err = memory.Func(endName)
 	}
 	if err != nil {
-		return errors.Join(err, inst.memory.Close())
+		return nil, errors.Join(err, memory.Close())
 	}
-	return nil
+	return inst, nil
+}
+
+// in is the context that the imports of an instance need.
+func (i *Instance) in(ctx context.Context) context.Context {
+	return wasi.WithProcess(context.WithValue(ctx, executionKey{}, &i.x), i.process)
+}
+
+// imports are what the plugin of an instance is linked to.
+func (i *Instance) imports() engines.Imports {
+	return engines.Imports{Host: wasiModules, Instances: map[string]engines.Instance{ModuleName: i.memory}}
 }
 
 // renew gives an instance a plugin that has not run yet, and initialises it.
 func (b *Binding) renew(ctx context.Context, inst *Instance) error {
-	plugin, err := b.module.Instantiate(ctx, engines.Imports{
-		Host:      wasiModules,
-		Instances: map[string]engines.Instance{ModuleName: inst.memory},
-	})
+	plugin, err := b.module.Instantiate(ctx, inst.imports())
 	if err != nil {
 		return err
 	}
-	inst.plugin, inst.functions = plugin, map[string]engines.Func{}
+	inst.plugin = plugin
 	for _, name := range b.initialisers() {
 		f, err := inst.Func(name)
 		if err == nil {
-			t := f.Type()
-			err = f.Call(ctx, make([]uint64, t.Slots()))
+			err = f.Call(ctx, make([]uint64, f.Type().Slots()))
 		}
 		if err != nil {
 			return errors.Join(fmt.Errorf("%s: %w", name, err), inst.retire())
@@ -213,7 +241,7 @@ func (b *Binding) Call(call *abi.Call, inst *Instance, function string, input []
 	}
 	var output []byte
 	err := guest.Run(call, function, func(ctx context.Context) (err error) {
-		output, err = b.serve(context.WithValue(ctx, executionKey{}, &inst.x), inst, function, input)
+		output, err = b.serve(inst.in(ctx), inst, function, input)
 		return err
 	})
 	if err != nil {

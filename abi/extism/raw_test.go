@@ -334,7 +334,7 @@ func TestTrapAndDeadline(t *testing.T) {
 	bad.ImportFunc(extism.ModuleName, "alloc", sig("I", "I"))
 	bad.Func("_initialize", sig("", ""), op(asm.Unreachable))
 	e := newEngine(t)
-	b, err := extism.New(context.Background(), e, options, compile(t, e, bad.Bytes()), nil)
+	b, err := extism.New(context.Background(), e, options, compile(t, e, bad.Bytes()), extism.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,7 +359,7 @@ func TestCheckNamesEveryProblem(t *testing.T) {
 	if !extism.Detect(mod) {
 		t.Error("not detected")
 	}
-	_, err := extism.New(context.Background(), e, options, mod, nil)
+	_, err := extism.New(context.Background(), e, options, mod, extism.Config{})
 	problems, ok := errors.AsType[*extism.ABIError](err)
 	if !ok {
 		t.Fatal(err)

@@ -147,7 +147,7 @@ type plugin struct {
 
 func start(t testing.TB, w *world, e engines.WasmEngine, wasm []byte, config map[string]string) *plugin {
 	t.Helper()
-	b, err := extism.New(context.Background(), e, options, compile(t, e, wasm), config)
+	b, err := extism.New(context.Background(), e, options, compile(t, e, wasm), extism.Config{Values: config})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ The result is written as it is, but to a terminal, on which control characters
 and what is invisible are escaped.
 
 Plain exports take numbers as ARGS; put -- before the first if one is negative.
-Functions of forge/1 and native plugins take --input.`,
+Functions of forge/1, Extism and native plugins take --input.`,
 		Example: `  forgeone call math.wasm add 1 2
   forgeone call plugin.wasm greet --input World
   forgeone call --config forgeone.hcl summarise summarise --input @request.json --timeout 5s
@@ -96,9 +96,7 @@ Functions of forge/1 and native plugins take --input.`,
 
 func (c *cli) callFunction(ctx context.Context, o callOptions, target, function string, args []string, hasInput bool) ([]byte, error) {
 	switch o.abi {
-	case "auto", "forge", "core":
-	case "extism":
-		return nil, &usageError{errors.New("--abi extism: calling Extism plugins is not built yet")}
+	case "auto", "forge", "extism", "core":
 	default:
 		return nil, &usageError{fmt.Errorf("--abi %q: want auto, forge, extism or core", o.abi)}
 	}
@@ -243,7 +241,7 @@ type call struct {
 // check refuses an ABI that was not asked for, or that takes no ARGS.
 func (q *call) check(abi string) error {
 	switch want := q.options.abi; {
-	case want == "forge" && abi != string(host.ABIForge), want == "core" && abi != string(host.ABICore):
+	case want == "forge" && abi != string(host.ABIForge), want == "extism" && abi != string(host.ABIExtism), want == "core" && abi != string(host.ABICore):
 		return &usageError{fmt.Errorf("--abi %s: it is %s", want, abi)}
 	case q.numbers && abi != string(host.ABICore):
 		return &usageError{fmt.Errorf("ARGS are numbers for plain exports, and this is %s: give its functions --input", abi)}

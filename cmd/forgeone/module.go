@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"forgeone.dev/forgeone/abi/extism"
 	"forgeone.dev/forgeone/abi/forge"
 	"forgeone.dev/forgeone/abi/wasi"
 	"forgeone.dev/forgeone/cmd/forgeone/builtins"
@@ -117,8 +118,11 @@ func (info *moduleInfo) classify(m engines.Module) {
 		if err := forge.Check(m); err != nil {
 			info.Problem = err.Error()
 		}
-	case imports("extism:host/env"):
-		info.ABI, info.Problem = "extism", "running Extism plugins is not built yet: build it with the forge SDK"
+	case extism.Detect(m):
+		info.ABI, info.Functions = "extism", append(info.Functions, extism.Functions(m)...)
+		if err := extism.Check(m); err != nil {
+			info.Problem = err.Error()
+		}
 	case exports("_start"):
 		info.ABI, info.Problem = "wasi command", "running commands is not built yet: build a library (Go: -buildmode=c-shared)"
 	default:
@@ -133,6 +137,9 @@ func (info *moduleInfo) classify(m engines.Module) {
 	for _, im := range m.Imports() {
 		if im.Module == wasi.ModuleName && wasiSyscalls[im.Name] != "" {
 			needs[wasiSyscalls[im.Name]] = true
+		}
+		if im.Module == extism.ModuleName && extism.Syscall(im.Name) != "" {
+			needs[extism.Syscall(im.Name)] = true
 		}
 	}
 	info.Needs = append(info.Needs, slices.Sorted(maps.Keys(needs))...)
