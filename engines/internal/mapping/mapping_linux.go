@@ -20,8 +20,11 @@ type backing struct {
 // maxCopied is how many pages are copied back, and stay with the mapping.
 const maxCopied = 256
 
+// keep maps the file privately, although nothing writes to the mapping: Linux
+// before 6.7, and some after, refuses to share a memfd that is sealed against
+// writing, even to be read.
 func keep(fd int, size uint64) (backing, error) {
-	file, err := unix.Mmap(fd, 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
+	file, err := unix.Mmap(fd, 0, int(size), unix.PROT_READ, unix.MAP_PRIVATE)
 	return backing{file: file, scan: new(pageScan)}, err
 }
 
