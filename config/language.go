@@ -75,6 +75,7 @@ type (
 		trustLevel                                                 opt[capability.TrustLevel]
 		state                                                      opt[host.State]
 		sandbox                                                    opt[host.Sandbox]
+		abi                                                        opt[host.ABI]
 		config                                                     opt[map[string]string]
 		autostart                                                  opt[bool]
 		capabilities                                               []*capabilitiesBlock
@@ -293,6 +294,11 @@ func pluginLanguage() block {
 				func(b *pluginBlock) *opt[string] { return &b.sha256 }),
 			field("version", text, "the author's own version, for people", func(b *pluginBlock) *opt[string] { return &b.version }),
 			field("engine", text, "the engine of a WASM plugin", func(b *pluginBlock) *opt[string] { return &b.engine }, standard("the default engine")),
+			field("abi", choice(
+				word[host.ABI]{text: "forge/1", value: host.ABIForge},
+				word[host.ABI]{text: "extism", value: host.ABIExtism},
+				word[host.ABI]{text: "core", value: host.ABICore},
+			), "how a WASM plugin is spoken to: Extism plugins that import nothing of Extism's need it", func(b *pluginBlock) *opt[host.ABI] { return &b.abi }, standard("what the module shows")),
 			field("identity", text, "the identity block that says who it is", func(b *pluginBlock) *opt[string] { return &b.identity }, standard("plugin:NAME, unverified")),
 			field("trust_level", level, "ceiling of its trust: its score can only lower it, and it bounds what capabilities may grant",
 				func(b *pluginBlock) *opt[capability.TrustLevel] { return &b.trustLevel }, required),
@@ -353,7 +359,6 @@ func pluginLanguage() block {
 			},
 		},
 		unbuilt: []unbuilt{
-			{"config", "values that the plugin reads at its start", ""},
 			{"runtime", "files that the jail of a native plugin shows it", ""},
 			{"audit", "whether repeated records are folded", ""},
 		},

@@ -167,7 +167,7 @@ func (r *resolver) plugin(b *pluginBlock) {
 	p := host.PluginConfig{
 		Name: b.label, Version: b.version.value, Origin: b.origin,
 		WasmModule: b.wasm.value, NativeLibrary: b.native.value, SHA256: b.sha256.value, Signature: []byte(b.signature.value),
-		Engine: b.engine.value, TrustLevel: b.trustLevel.value, State: b.state.value, Sandbox: b.sandbox.value, Config: b.config.value,
+		Engine: b.engine.value, TrustLevel: b.trustLevel.value, State: b.state.value, Sandbox: b.sandbox.value, ABI: b.abi.value, Config: b.config.value,
 		Autostart: b.autostart.value || !b.autostart.given,
 	}
 	if strings.ContainsAny(b.label, "/\\ \t\n\x00*") {
@@ -232,6 +232,7 @@ func (r *resolver) kindOfPlugin(b *pluginBlock) {
 		need(b.sandbox.given, "sandbox", `the default, "strict", is not built yet, and a native plugin never runs with less than was asked for: sandbox = "none" runs it with the rights of the kernel's user`)
 		refuse(b.state.given, b.state.at, "state", "a native process keeps its own")
 		refuse(b.engine.given, b.engine.at, "engine", "a native plugin runs on none")
+		refuse(b.abi.given, b.abi.at, "abi", "a native plugin has its own")
 		refuse(b.config.given, b.config.at, "config", "it is for Extism plugins")
 		refuse(l.memory.given, l.memory.at, "limits.memory", "it is not built yet for native plugins")
 		refuse(l.callDepth.given, l.callDepth.at, "limits.call_depth", "the calls of a process are not counted")

@@ -75,7 +75,7 @@ func (h *PluginHost) prepare(ctx context.Context, cfg PluginConfig) (*artifact, 
 	if err != nil {
 		return fail(err)
 	}
-	if a.code, err = h.k.compile(ctx, e, b, cfg.Limits, cfg.extism(), engines.CompileOptions{Interruptible: true, Snapshots: cfg.State != StateKeep}); err != nil {
+	if a.code, err = h.k.compile(ctx, e, b, cfg.Limits, cfg.speech(), engines.CompileOptions{Interruptible: true, Snapshots: cfg.State != StateKeep}); err != nil {
 		return fail(err)
 	}
 	a.timeout = a.code.timeout

@@ -26,6 +26,7 @@ type PluginConfig struct {
 	Signature     []byte // minisign signature of the artifact, as text
 
 	Engine       string // of a WASM plugin; empty means the host's default
+	ABI          ABI    // of a WASM plugin; empty means what it shows, which Extism's need not
 	Identity     zta.IdentitySpec
 	TrustLevel   capability.TrustLevel // ceiling; the zero value, Quarantined, may hold nothing
 	Capabilities capability.Set
@@ -68,14 +69,14 @@ type Mount struct {
 	ReadOnly bool
 }
 
-// extism is what the plugin finds if it is one of Extism's: directories among it,
-// which hold what its capabilities let it open.
-func (c *PluginConfig) extism() extism.Config {
-	out := extism.Config{Values: c.Config}
+// speech is how a WASM plugin is to be spoken to. Directories are among what one
+// of Extism's finds; they hold what its capabilities let it open.
+func (c *PluginConfig) speech() speech {
+	s := speech{abi: c.ABI, extism: extism.Config{Values: c.Config}}
 	for _, m := range c.Mounts {
-		out.Preopens = append(out.Preopens, m.Guest)
+		s.extism.Preopens = append(s.extism.Preopens, m.Guest)
 	}
-	return out
+	return s
 }
 
 // Limits bound a plugin. Zero values mean the default given.
@@ -159,6 +160,9 @@ func (c *PluginConfig) validate() error {
 		if c.Pool != (Pool{}) {
 			bad("pool is for WASM plugins: a native plugin has one process")
 		}
+		if c.ABI != "" {
+			bad("abi is for WASM plugins")
+		}
 		if len(c.Config) > 0 {
 			bad("config is for Extism plugins")
 		}
@@ -168,6 +172,11 @@ func (c *PluginConfig) validate() error {
 	default:
 		if c.Sandbox != "" {
 			bad("sandbox is for native plugins: a WASM plugin is always sandboxed")
+		}
+		switch c.ABI {
+		case "", ABIForge, ABIExtism, ABICore:
+		default:
+			bad("abi %q: want %s, %s or %s", c.ABI, ABIForge, ABIExtism, ABICore)
 		}
 		switch c.State {
 		case "", StatePristine, StateKeep:

@@ -61,8 +61,8 @@ type code struct {
 // is refused if it was asked for, and else not in force. Of the options that are
 // wished for, Interruptible and Snapshots, it gets what the engine can do: calls
 // then end with their context, timeout or not, and instances can be captured.
-// config is what an Extism plugin finds.
-func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte, l Limits, config extism.Config, wish engines.CompileOptions) (*code, error) {
+// want says how it is to be spoken to.
+func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte, l Limits, want speech, wish engines.CompileOptions) (*code, error) {
 	c := &code{engine: e, timeout: DefaultExecutionTimeout, imports: coreImports}
 	asked := true
 	switch {
@@ -111,19 +111,30 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 			c.memories = append(c.memories, ex.Name)
 		}
 	}
-	if err := c.bind(ctx, opts, config); err != nil {
+	if err := c.bind(ctx, opts, want); err != nil {
 		_ = m.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
+// speech is how a module is to be spoken to.
+type speech struct {
+	abi    ABI // empty for what the module shows
+	extism extism.Config
+}
+
 // bind finds how the module is spoken to.
-func (c *code) bind(ctx context.Context, opts engines.CompileOptions, config extism.Config) (err error) {
-	if c.abi, err = detectABI(c.module); err != nil {
-		return err
+func (c *code) bind(ctx context.Context, opts engines.CompileOptions, want speech) (err error) {
+	if c.abi = want.abi; c.abi != ABIExtism { // of whose plugins some import nothing that shows it
+		if c.abi, err = detectABI(c.module); err != nil {
+			return err
+		}
 	}
-	if len(config.Values) > 0 && c.abi != ABIExtism {
+	switch {
+	case want.abi != "" && want.abi != c.abi:
+		return fmt.Errorf("the ABI is to be %s, and this module's is %s", want.abi, c.abi)
+	case len(want.extism.Values) > 0 && c.abi != ABIExtism:
 		return fmt.Errorf("config is for Extism plugins, which read it by config_get, and this is %s", c.abi)
 	}
 	switch c.abi {
@@ -132,7 +143,7 @@ func (c *code) bind(ctx context.Context, opts engines.CompileOptions, config ext
 			c.imports = engines.Imports{Host: c.binding.HostModules()}
 		}
 	case ABIExtism:
-		c.extism, err = extism.New(ctx, c.engine, opts, c.module, config)
+		c.extism, err = extism.New(ctx, c.engine, opts, c.module, want.extism)
 	}
 	return err
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/google/uuid"
 
 	"forgeone.dev/forgeone/abi"
-	"forgeone.dev/forgeone/abi/extism"
 	"forgeone.dev/forgeone/audit"
 	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/engines"
@@ -193,7 +192,7 @@ func (h *WasmHost) conflict(name string, reload bool) error {
 
 // prepare does all of a load that can fail, without touching what is loaded.
 func (h *WasmHost) prepare(ctx context.Context, name string, wasm []byte) (*wasmModule, error) {
-	c, err := h.k.compile(ctx, h.k.engines[0], wasm, Limits{}, extism.Config{}, engines.CompileOptions{})
+	c, err := h.k.compile(ctx, h.k.engines[0], wasm, Limits{}, speech{}, engines.CompileOptions{})
 	if err != nil {
 		return nil, err
 	}

@@ -361,7 +361,11 @@ func (q *call) module(ctx context.Context, path string) (_ []byte, err error) {
 		}
 	}()
 	name := strings.TrimSuffix(filepath.Base(path), ".wasm")
-	return q.on(ctx, h, host.PluginConfig{
+	pc := host.PluginConfig{
 		Name: strings.Join(strings.Fields(name), "_"), WasmModule: path, TrustLevel: capability.Limited, Capabilities: set,
-	})
+	}
+	if q.options.abi == "extism" {
+		pc.ABI = host.ABIExtism // which its imports need not show
+	}
+	return q.on(ctx, h, pc)
 }
