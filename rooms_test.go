@@ -47,6 +47,7 @@ var rooms = map[string][]string{
 	"control":          {"host", "quarantine", "audit", "zta", "config"},
 
 	"sdk":        {},
+	"sdk/c":      {},
 	"sdk/wire":   {},
 	"sdk/guest":  {"sdk"},
 	"sdk/native": {"sdk", "sdk/wire"},
