@@ -2,12 +2,14 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
 
 	"forgeone.dev/forgeone/abi/forge"
+	"forgeone.dev/forgeone/abi/wasi"
 	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/zta"
@@ -21,6 +23,7 @@ type artifact struct {
 	set      capability.Set // configured, under the host's ceiling
 	dna      *zta.ExecutionDNA
 	code     *code         // WASM only
+	process  *wasi.Config  // what its instances find; WASM only
 	timeout  time.Duration // of a call; 0 for none
 	slots    int
 	pool     Pool // pristine WASM only
@@ -78,10 +81,14 @@ func (h *PluginHost) prepare(ctx context.Context, cfg PluginConfig) (*artifact, 
 	if a.code, err = h.k.compile(ctx, e, b, cfg.Limits, cfg.speech(), engines.CompileOptions{Interruptible: true, Snapshots: cfg.State != StateKeep}); err != nil {
 		return fail(err)
 	}
-	a.timeout = a.code.timeout
+	if a.code.abi == ABIWASI && cfg.State == StateKeep {
+		_ = a.code.close()
+		return fail(errors.New("state: an instance of a WASI command ends with its call, so there is nothing to keep; leave it out"))
+	}
+	a.process, a.timeout = cfg.process(), a.code.timeout
 	if a.cfg.State == "" {
 		a.cfg.State = StateKeep
-		if a.code.abi == ABIForge {
+		if a.code.abi == ABIForge || a.code.abi == ABIWASI {
 			a.cfg.State = StatePristine
 		}
 	}

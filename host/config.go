@@ -33,9 +33,16 @@ type PluginConfig struct {
 	State        State
 	Sandbox      Sandbox // native only
 	Mounts       []Mount
-	Config       map[string]string // for an Extism plugin to read, by config_get
-	Limits       Limits
-	Pool         Pool // of a pristine WASM plugin
+
+	// Args, with the program's name first, and Env, as NAME=value, are what a WASM
+	// plugin finds by WASI; no Args mean the plugin's name alone. Terminals says
+	// which of its standard input, output and error it is to take for terminals.
+	Args, Env []string
+	Terminals [3]bool
+
+	Config map[string]string // for an Extism plugin to read, by config_get
+	Limits Limits
+	Pool   Pool // of a pristine WASM plugin
 
 	// Autostart starts the plugin when a kernel that serves its config comes up.
 	Autostart bool
@@ -45,8 +52,8 @@ type PluginConfig struct {
 // State says what a WASM plugin keeps from one call to the next.
 type State string
 
-// States. Empty means the default of the plugin's ABI: pristine for forge/1,
-// keep for Extism plugins and plain exports.
+// States. Empty means the default of the plugin's ABI: pristine for forge/1
+// and WASI commands, keep for Extism plugins and plain exports.
 const (
 	StatePristine State = "pristine" // each call has an instance of its own, as initialisation left it
 	StateKeep     State = "keep"     // one instance serves all calls, one after the other

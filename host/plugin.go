@@ -72,13 +72,13 @@ func (p *plugin) call(ctx context.Context, function string, input []byte) ([]byt
 		return nil, fmt.Errorf("call %s.%s: waiting for one of %d instances: %w", p.name, function, cap(r.slots), err)
 	}
 	defer r.slots.release()
-	call, err := p.host.k.gate.Begin(ctx, r.subject, function, input)
+	call, err := p.host.k.gate.Begin(r.serving(ctx), r.subject, function, input)
 	if err != nil {
 		return nil, err
 	}
 	defer r.limit(call)()
 	out, err := r.unit().call(call, function, input)
-	if err = call.End(out, r.explain(call, err)); err != nil {
+	if err = call.End(out, r.explain(ctx, call, err)); err != nil {
 		return nil, err
 	}
 	return out, nil

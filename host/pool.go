@@ -14,6 +14,7 @@ import (
 	"forgeone.dev/forgeone/abi"
 	"forgeone.dev/forgeone/abi/extism"
 	"forgeone.dev/forgeone/abi/forge"
+	"forgeone.dev/forgeone/abi/wasi"
 	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/engines"
 )
@@ -162,7 +163,7 @@ func (p *pool) take(call *abi.Call, img *image) (*instance, error) {
 	if inst == nil {
 		made, err := img.snapshot.Instantiate(call.Context(), p.code.imports)
 		if err != nil {
-			return nil, fmt.Errorf("an instance of the plugin's image: %w", err)
+			return nil, &unreachedError{fmt.Errorf("an instance of the plugin's image: %w", err)} // which runs nothing of the guest
 		}
 		inst = remembering(made)
 	}
@@ -219,7 +220,7 @@ func (p *pool) enter(call *abi.Call) (*image, error) {
 		return img, nil
 	}
 	if err := p.making.acquire(call.Context()); err != nil {
-		return nil, fmt.Errorf("waiting for the plugin's initialisation: %w", err)
+		return nil, &unreachedError{fmt.Errorf("waiting for the plugin's initialisation: %w", err)}
 	}
 	defer p.making.release()
 	if img := p.current(); img != nil {
@@ -338,6 +339,9 @@ func (p *pool) capture(call *abi.Call, inst *instance) (engines.Snapshot, error)
 	}
 	if n := call.Handles(); n > 0 {
 		return nil, &engines.SnapshotError{Reason: fmt.Sprintf("its initialisation leaves %d handles open, which an image cannot hold; close them there", n)}
+	}
+	if process := wasi.ProcessFrom(call.Context()); process != nil && process.Changed() {
+		return nil, &engines.SnapshotError{Reason: "its initialisation leaves WASI descriptors other than they were, which an image cannot hold"}
 	}
 	if p.code.abi == ABIExtism {
 		return p.code.extism.Snapshot(inst.Instance.(*extism.Instance))

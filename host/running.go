@@ -13,6 +13,7 @@ import (
 
 	"forgeone.dev/forgeone/abi"
 	"forgeone.dev/forgeone/abi/forge"
+	"forgeone.dev/forgeone/abi/wasi"
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/native"
 	"forgeone.dev/forgeone/quarantine"
@@ -35,6 +36,7 @@ type running struct {
 	plugin  *plugin
 	art     *artifact
 	subject *abi.Subject
+	process *wasi.Process // of the one instance that serves all calls; nil where each has its own
 	slots   semaphore
 	calls   sync.WaitGroup        // functions, not lifecycle events
 	ended   chan struct{}         // closed by end
@@ -58,6 +60,9 @@ func (p *plugin) bringUp(ctx context.Context, a *artifact) (_ *running, err erro
 		Plugin: p.name, Identity: a.identity, TrustLevel: a.cfg.TrustLevel, Capabilities: a.set, ExecutionDNA: a.dna, Container: c,
 		CallHandles: a.cfg.State == StatePristine,
 	}}
+	if a.cfg.State == StateKeep {
+		r.process = wasi.NewProcess(a.process)
+	}
 	a.lives.Add(1)
 	h.running.Store(c.ID(), r)
 	defer func() {
@@ -104,11 +109,11 @@ func quarantined(k quarantine.Case) error {
 
 // within makes a call of the lifecycle and puts it on record.
 func (r *running) within(ctx context.Context, function string, f func(*abi.Call) error) error {
-	call, err := r.plugin.host.k.gate.Begin(ctx, r.subject, "forge_"+function, nil)
+	call, err := r.plugin.host.k.gate.Begin(r.serving(ctx), r.subject, "forge_"+function, nil)
 	if err != nil {
 		return err
 	}
-	return call.End(nil, r.explain(call, f(call)))
+	return call.End(nil, r.explain(ctx, call, f(call)))
 }
 
 func (r *running) event(ctx context.Context, name forge.Event) error {
@@ -216,8 +221,9 @@ func (r *running) settle() {
 }
 
 // explain turns how a guest ended into the error a caller is to see, and puts
-// abnormal ends on the plugin's DNA.
-func (r *running) explain(call *abi.Call, err error) error {
+// abnormal ends on the plugin's DNA. What the caller's own ctx ended, and what
+// ended before the guest was reached, is not the plugin's doing.
+func (r *running) explain(ctx context.Context, call *abi.Call, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -235,7 +241,10 @@ func (r *running) explain(call *abi.Call, err error) error {
 		return &FunctionError{Plugin: name, Function: nf.Function, Code: nf.Code, Message: nf.Message}
 	}
 	if lim := limitError(name, err); lim != err { //nolint:errorlint // identity: was it turned into one
-		gate.Report(r.subject, zta.LimitExceeded, lim.Error())
+		var early *unreachedError
+		if ctx.Err() == nil && !errors.As(err, &early) {
+			gate.Report(r.subject, zta.LimitExceeded, lim.Error())
+		}
 		return lim
 	}
 	if errors.As(err, &trap) && trap.Class != engines.TrapInterrupted && !call.Unrecorded() {

@@ -22,6 +22,7 @@ type ABI string
 const (
 	ABIForge  ABI = "forge/1" // bytes in, bytes out, syscalls: abi/forge
 	ABIExtism ABI = "extism"  // bytes in, bytes out, as Extism's PDKs build it: abi/extism
+	ABIWASI   ABI = "wasi"    // a WASI command: abi/wasi
 	ABICore   ABI = "core"    // plain numeric exports
 	ABINative ABI = "native"  // a go-plugin process
 )
@@ -35,8 +36,8 @@ func detectABI(m engines.Module) (ABI, error) {
 		return ABIExtism, nil
 	}
 	for _, ex := range m.Exports() {
-		if ex.Name == "_start" {
-			return "", errors.New("this is a WASI command (it exports _start), and running commands is not built yet; build it as a library (Go: -buildmode=c-shared) with the forge SDK")
+		if ex.Name == Start {
+			return ABIWASI, nil
 		}
 	}
 	return ABICore, nil
@@ -52,6 +53,7 @@ type code struct {
 	imports engines.Imports // of all but Extism's
 	timeout time.Duration   // of a call; 0 for none
 
+	wasi      bool // it imports preview 1
 	snapshots bool // the engine can capture instances
 
 	memories []string // exported
@@ -105,7 +107,7 @@ func (k *kernel) compile(ctx context.Context, e engines.WasmEngine, wasm []byte,
 	if err != nil {
 		return nil, err
 	}
-	c.module = m
+	c.module, c.wasi = m, usesWASI(m)
 	for _, ex := range m.Exports() {
 		if ex.Type.Kind == engines.KindMemory {
 			c.memories = append(c.memories, ex.Name)
@@ -247,6 +249,9 @@ func (c *code) functions() []string {
 	case ABIExtism:
 		return c.extism.Functions()
 	}
+	if c.abi == ABIWASI {
+		return []string{Start}
+	}
 	var names []string
 	for _, ex := range c.module.Exports() {
 		if ex.Type.Kind == engines.KindFunc && !strings.HasPrefix(ex.Name, "_") {
@@ -264,6 +269,16 @@ func (c *code) call(call *abi.Call, inst engines.Instance, function string, inpu
 		return c.binding.Call(call, inst, function, input)
 	case ABIExtism:
 		return c.extism.Call(call, plain(inst).(*extism.Instance), function, input)
+	}
+	if c.abi == ABIWASI {
+		if function != Start || len(input) > 0 {
+			return nil, fmt.Errorf("a WASI command has the one function %s, without input: its arguments are configured, and it reads standard input", Start)
+		}
+		f, err := inst.Func(function)
+		if err != nil {
+			return nil, err
+		}
+		return nil, f.Call(abi.WithCall(call.Context(), call), nil)
 	}
 	f, err := inst.Func(function)
 	if err != nil {
@@ -367,6 +382,7 @@ func parseValue(t engines.ValueType, s string) (engines.Value, error) {
 
 // wasmUnit runs a WASM plugin.
 type wasmUnit struct {
+	plugin    string
 	code      *code
 	instances instances
 }
@@ -381,7 +397,7 @@ type instances interface {
 
 // startWasm brings a WASM plugin up, through its initialisation.
 func startWasm(call *abi.Call, r *running) (*wasmUnit, error) {
-	u := &wasmUnit{code: r.art.code}
+	u := &wasmUnit{plugin: r.plugin.name, code: r.art.code}
 	var err error
 	if r.art.cfg.State == StateKeep {
 		u.instances, err = newKept(call, u.code)
@@ -399,7 +415,7 @@ func (u *wasmUnit) call(call *abi.Call, function string, input []byte) (out []by
 		out, err = u.code.call(call, inst, function, input)
 		return err
 	})
-	return out, err
+	return out, u.code.exited(u.plugin, function, err)
 }
 
 func (u *wasmUnit) event(call *abi.Call, name forge.Event) error {
@@ -435,7 +451,7 @@ func newKept(call *abi.Call, c *code) (*kept, error) {
 
 func (k *kept) with(call *abi.Call, f func(engines.Instance) error) error {
 	if err := k.turn.acquire(call.Context()); err != nil {
-		return fmt.Errorf("waiting for the call before to end: %w", err)
+		return &unreachedError{fmt.Errorf("waiting for the call before to end: %w", err)}
 	}
 	defer k.turn.release()
 	if k.broken != nil {

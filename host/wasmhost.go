@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"forgeone.dev/forgeone/abi"
+	"forgeone.dev/forgeone/abi/wasi"
 	"forgeone.dev/forgeone/audit"
 	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/engines"
@@ -40,6 +41,7 @@ type wasmModule struct {
 	hash    string
 	code    *code
 	subject *abi.Subject
+	process *wasi.Process
 	loaded  time.Time
 	memory  atomic.Uint64 // size after the last call
 
@@ -201,7 +203,7 @@ func (h *WasmHost) prepare(ctx context.Context, name string, wasm []byte) (*wasm
 		return nil, errors.New("this is an Extism plugin, whose functions take and return bytes and not numbers; load it into a PluginHost")
 	}
 	m := &wasmModule{
-		name: name, hash: digest(wasm), code: c, loaded: h.k.clock().UTC(), turn: newSemaphore(1),
+		name: name, hash: digest(wasm), code: c, loaded: h.k.clock().UTC(), turn: newSemaphore(1), process: wasi.NewProcess(&wasi.Config{Args: []string{name}}),
 		subject: &abi.Subject{
 			Plugin: name, Identity: zta.Identity{ID: "module:" + name, TrustVector: zta.Unverified},
 			TrustLevel: capability.Standard, Capabilities: h.k.ceiling, Container: abi.NewContainer(uuid.NewString()),
@@ -225,7 +227,7 @@ func (h *WasmHost) prepare(ctx context.Context, name string, wasm []byte) (*wasm
 func (h *WasmHost) run(ctx context.Context, m *wasmModule, function string, f func(*abi.Call) error) error {
 	h.calls.Add(1)
 	defer h.calls.Add(-1)
-	call, err := h.k.gate.Begin(ctx, m.subject, function, nil)
+	call, err := h.k.gate.Begin(wasi.WithProcess(ctx, m.process), m.subject, function, nil)
 	if err != nil {
 		return err
 	}

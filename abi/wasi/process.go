@@ -2,6 +2,7 @@ package wasi
 
 import (
 	"context"
+	"slices"
 
 	"forgeone.dev/forgeone/abi"
 )
@@ -35,16 +36,15 @@ type Process struct {
 // NewProcess makes the process of a guest that is about to start.
 func NewProcess(c *Config) *Process { return &Process{config: c} }
 
-// Open reports whether the guest holds anything open beside what it started
-// with. Such a guest is more than its memory: a copy of that would have numbers
-// that mean nothing.
-func (p *Process) Open() bool {
-	for _, d := range p.fds {
-		if d != nil && d.handle != 0 {
-			return true
-		}
+// Changed reports whether the guest has done something to what it started with:
+// opened, closed or restricted a descriptor, or been given standard input. Such
+// a guest is more than its memory, so that a copy of that is not a guest.
+func (p *Process) Changed() bool {
+	if p.fds == nil {
+		return false
 	}
-	return p.ahead != nil
+	same := func(a, b *descriptor) bool { return a != nil && *a == *b }
+	return p.ahead != nil || !slices.EqualFunc(p.fds, NewProcess(p.config).descriptors(), same)
 }
 
 type processKey struct{}
@@ -56,11 +56,10 @@ func WithProcess(ctx context.Context, p *Process) context.Context {
 	return context.WithValue(ctx, processKey{}, p)
 }
 
-func processFrom(ctx context.Context) *Process {
-	if p, ok := ctx.Value(processKey{}).(*Process); ok {
-		return p
-	}
-	return new(Process)
+// ProcessFrom is the process that ctx carries, or nil.
+func ProcessFrom(ctx context.Context) *Process {
+	p, _ := ctx.Value(processKey{}).(*Process)
+	return p
 }
 
 // maxDescriptors is how many a guest may hold. The gate allows it fewer handles.

@@ -17,6 +17,7 @@
 package wasi
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -120,7 +121,7 @@ func link(functions []function) *engines.HostModule {
 				if mem == nil {
 					return guest.ErrNoMemory
 				}
-				switch err := f.run(frame{ctx, processFrom(ctx), mem, stack}).(type) { //nolint:errorlint // an errno is never wrapped
+				switch err := f.run(frame{ctx, cmp.Or(ProcessFrom(ctx), new(Process)), mem, stack}).(type) { //nolint:errorlint // an errno is never wrapped
 				case nil:
 					if results != "" {
 						stack[0] = uint64(success)
