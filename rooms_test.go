@@ -46,11 +46,12 @@ var rooms = map[string][]string{
 	"config":           {"host", "zta", "audit", "capability"},
 	"control":          {"host", "quarantine", "audit", "zta", "config"},
 
-	"sdk":        {},
-	"sdk/c":      {},
-	"sdk/wire":   {},
-	"sdk/guest":  {"sdk"},
-	"sdk/native": {"sdk", "sdk/wire"},
+	"sdk":                {},
+	"sdk/c":              {},
+	"sdk/assemblyscript": {},
+	"sdk/wire":           {},
+	"sdk/guest":          {"sdk"},
+	"sdk/native":         {"sdk", "sdk/wire"},
 
 	// Plugins are written as an outsider would: the SDK and nothing else.
 	"plugins/examples/...": {"sdk", "sdk/guest", "sdk/native", "plugins/examples/..."},
