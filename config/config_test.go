@@ -502,12 +502,12 @@ func TestDeepNesting(t *testing.T) {
 
 func TestSizes(t *testing.T) {
 	for s, want := range map[string]uint64{"1B": 1, "64KiB": 64 << 10, "64 MiB": 64 << 20, "4GiB": 4 << 30} {
-		if got, err := parseSize(s); err != nil || got != want {
+		if got, err := ParseSize(s); err != nil || got != want {
 			t.Errorf("%s is %d, %v; want %d", s, got, err, want)
 		}
 	}
 	for s, want := range map[string]string{"64MB": `"64MiB"`, "64m": `"64MiB"`, "1k": `"1KiB"`, "64": "not a size", "-1MiB": "not a size", "0MiB": "out of range", "1.5GiB": "not a size"} {
-		if _, err := parseSize(s); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ParseSize(s); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", s, err, want)
 		}
 	}

@@ -85,7 +85,7 @@ var (
 		}
 		return parseDuration(s)
 	})
-	size   = parsed(`a size such as "64MiB"`, parseSize)
+	size   = parsed(`a size such as "64MiB"`, ParseSize)
 	digest = parsed("a SHA-256, 64 hexadecimal digits", func(s string) (string, error) {
 		s = strings.ToLower(strings.TrimSpace(s)) // of file(), which may end in a newline
 		if !hexDigest.MatchString(s) {
@@ -254,8 +254,9 @@ func parseDuration(s string) (time.Duration, error) {
 	return v, nil
 }
 
-// parseSize reads bytes with a binary unit of IEC 80000-13.
-func parseSize(s string) (uint64, error) {
+// ParseSize reads a size as a configuration has it: a number with a binary unit
+// of IEC 80000-13, such as "64MiB". It is in bytes, and not 0.
+func ParseSize(s string) (uint64, error) {
 	bad := fmt.Errorf("%q is not a size", s)
 	m := sizeForm.FindStringSubmatch(s)
 	if m == nil {
