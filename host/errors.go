@@ -56,6 +56,11 @@ func (e *LimitError) Error() string {
 
 func (e *LimitError) Unwrap() error { return e.Err }
 
+// unreachedError is a call that ended before anything of the guest ran for it.
+type unreachedError struct{ error }
+
+func (e *unreachedError) Unwrap() error { return e.error }
+
 // FunctionError is a function that ran and reported failure.
 type FunctionError struct {
 	Plugin   string

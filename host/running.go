@@ -242,7 +242,7 @@ func (r *running) explain(ctx context.Context, call *abi.Call, err error) error 
 	}
 	if lim := limitError(name, err); lim != err { //nolint:errorlint // identity: was it turned into one
 		var early *unreachedError
-		if ctx.Err() == nil && !errors.As(err, &early) {
+		if !over(ctx) && !errors.As(err, &early) {
 			gate.Report(r.subject, zta.LimitExceeded, lim.Error())
 		}
 		return lim
@@ -251,6 +251,13 @@ func (r *running) explain(ctx context.Context, call *abi.Call, err error) error 
 		gate.Report(r.subject, zta.Trap, err.Error())
 	}
 	return err
+}
+
+// over reports whether ctx has ended. A guest may find a deadline passed before
+// the context does.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // denial is the refusal that ended a call, or nil.
