@@ -12,7 +12,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"forgeone.dev/forgeone/abi"
-	"forgeone.dev/forgeone/abi/extism"
 	"forgeone.dev/forgeone/abi/forge"
 	"forgeone.dev/forgeone/abi/wasi"
 	"forgeone.dev/forgeone/capability"
@@ -344,7 +343,7 @@ func (p *pool) capture(call *abi.Call, inst *instance) (engines.Snapshot, error)
 		return nil, &engines.SnapshotError{Reason: "its initialisation leaves WASI descriptors other than they were, which an image cannot hold"}
 	}
 	if p.code.abi == ABIExtism {
-		return p.code.extism.Snapshot(inst.Instance.(*extism.Instance))
+		return nil, &engines.SnapshotError{Reason: "an Extism plugin is linked to its memory, which an image does not hold; leave out state = \"pristine\" to keep one instance"}
 	}
 	m, ok := p.code.module.(engines.Snapshotter)
 	if !ok {

@@ -81,7 +81,6 @@ type Instance struct {
 	memory     engines.Instance
 	bytes      engines.Memory // of memory
 	begin, end engines.Func   // of memory
-	size       uint64         // of memory, as it began
 
 	x execution
 }
@@ -141,7 +140,7 @@ func (i *Instance) retire() error {
 func (b *Binding) Instantiate(call *abi.Call) (*Instance, error) {
 	var inst *Instance
 	err := guest.Run(call, "instantiation", func(ctx context.Context) (err error) {
-		if inst, err = b.remember(ctx); err != nil {
+		if inst, err = b.newInstance(ctx); err != nil {
 			return err
 		}
 		if err = b.renew(inst.in(ctx), inst); err != nil {
@@ -155,8 +154,8 @@ func (b *Binding) Instantiate(call *abi.Call) (*Instance, error) {
 	return inst, nil
 }
 
-// remember makes an instance that has a memory, and no plugin yet.
-func (b *Binding) remember(ctx context.Context) (*Instance, error) {
+// newInstance makes an instance that has a memory, and no plugin yet.
+func (b *Binding) newInstance(ctx context.Context) (*Instance, error) {
 	memory, err := b.memory.Instantiate(ctx, memoryImports)
 	if err != nil {
 		return nil, err
@@ -166,7 +165,6 @@ func (b *Binding) remember(ctx context.Context) (*Instance, error) {
 		memory: memory, bytes: memory.Memory(memoryName),
 		x: execution{config: b.config.Values, vars: map[string][]byte{}},
 	}
-	inst.size = inst.bytes.Size()
 	if inst.begin, err = memory.Func(beginName); err == nil {
 		inst.end, err = memory.Func(endName)
 	}

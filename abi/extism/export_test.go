@@ -1,0 +1,8 @@
+package extism
+
+import "forgeone.dev/forgeone/engines"
+
+// MemoryWasm and MemoryImports are the memory and what it is linked to.
+func MemoryWasm() []byte { return memoryWasm }
+
+func MemoryImports() engines.Imports { return memoryImports }
