@@ -90,6 +90,8 @@ func (call caller) rival(name string, w int) versus.Rival {
 //	engine-restore  the same, and after each call the instance is made pristine again
 //	host-keep       ForgeOne's host: policy and audit log on, the instance kept
 //	host            the same, each call with a pristine instance, as is the default
+//	host-extism     Extism's plugin on ForgeOne's host, kept as is the default: the
+//	                same file as "extism"
 func BenchmarkCall(b *testing.B) {
 	rivals := []struct {
 		name string
@@ -101,6 +103,7 @@ func BenchmarkCall(b *testing.B) {
 		{"engine-restore", newForge(b).restored},
 		{"host-keep", newHost(b, "forge", host.StateKeep)},
 		{"host", newHost(b, "forge", host.StatePristine)},
+		{"host-extism", newHost(b, "extism", host.StateKeep)},
 	}
 	for w := range work {
 		b.Run(work[w].name, func(b *testing.B) {

@@ -1,8 +1,9 @@
 package benchmarks_test
 
 import (
+	"bytes"
 	"errors"
-	"io"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -11,11 +12,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	extism "github.com/extism/go-sdk"
 
 	"forgeone.dev/forgeone/abi"
 	"forgeone.dev/forgeone/capability"
+	"forgeone.dev/forgeone/engines/enginetest/versus"
 	"forgeone.dev/forgeone/host"
 	"forgeone.dev/forgeone/syscalls"
 	"forgeone.dev/forgeone/zta"
@@ -110,8 +113,12 @@ func TestExtismPlugins(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			pc := host.PluginConfig{Name: name, WasmModule: sdkPlugin(t, name), Config: p.config}
+			if p.mount != "" {
+				pc.Mounts = []host.Mount{{Guest: p.mount, Host: mounts[1]}}
+			}
 			if p.refused != "" {
-				_, end, err := openPlugin(t, name, p.config, p.mount, mounts[0])
+				_, end, err := openPlugin(t, pc)
 				defer end()
 				if err == nil || !strings.Contains(err.Error(), p.refused) {
 					t.Errorf("got %v, want a refusal that names %s", err, p.refused)
@@ -119,7 +126,7 @@ func TestExtismPlugins(t *testing.T) {
 				return
 			}
 			want := onExtism(t, name, mounts[0])
-			call, end, err := openPlugin(t, name, p.config, p.mount, mounts[1])
+			call, end, err := openPlugin(t, pc)
 			defer end()
 			if err != nil {
 				t.Fatal(err)
@@ -175,11 +182,12 @@ func onExtism(t *testing.T, name, dir string) []result {
 	return results
 }
 
-// openPlugin loads and starts one of the SDK's plugins in a host of its own.
-func openPlugin(t testing.TB, name string, config map[string]string, mount, dir string) (caller, func(), error) {
+// openPlugin loads and starts an Extism plugin in a host of its own, with all that
+// it could want but the network.
+func openPlugin(t testing.TB, pc host.PluginConfig) (caller, func(), error) {
 	t.Helper()
 	reg := &abi.SyscallRegistry{}
-	if err := reg.Register(syscalls.Registrations(syscalls.Options{Stdio: func(_, _ string, p []byte) { _, _ = io.Discard.Write(p) }})...); err != nil {
+	if err := reg.Register(syscalls.Registrations(syscalls.Options{})...); err != nil {
 		t.Fatal(err)
 	}
 	h, err := host.NewPluginHost(host.WithEngine(newEngine), host.WithSyscalls(reg),
@@ -192,22 +200,114 @@ func openPlugin(t testing.TB, name string, config map[string]string, mount, dir 
 		_ = os.RemoveAll(h.AuditDir())
 	}
 	grant := capability.Grant{Syscalls: []string{"time_*", "random_get", "stdio_*", "log_write", "file_*"}}
-	if mount != "" {
-		grant.Resources = []string{"file://" + mount, "file://" + mount + "/**"}
+	for _, m := range pc.Mounts {
+		grant.Resources = append(grant.Resources, "file://"+m.Guest, "file://"+m.Guest+"/**")
 	}
-	set, err := capability.New(grant)
-	if err != nil {
+	if pc.Capabilities, err = capability.New(grant); err != nil {
 		t.Fatal(err)
 	}
-	pc := host.PluginConfig{
-		Name: name, WasmModule: sdkPlugin(t, name), TrustLevel: capability.Standard, Capabilities: set, ABI: host.ABIExtism, Config: config,
-	}
-	if mount != "" {
-		pc.Mounts = []host.Mount{{Guest: mount, Host: dir}}
-	}
+	pc.TrustLevel, pc.ABI = capability.Standard, host.ABIExtism
 	id, err := h.LoadPlugin(ctx, pc)
 	if err == nil {
 		err = h.StartPlugin(ctx, id)
 	}
 	return func(function string, input []byte) ([]byte, error) { return h.Call(ctx, id, function, input) }, end, err
+}
+
+// sdkWork are calls of the SDK's plugins, with what they must return. Counts of
+// an instance add up, so its total is not looked at.
+var sdkWork = []struct {
+	name, plugin, function string
+	input                  []byte
+	want                   string // how it begins
+}{
+	{"noop", "noop", "run_test", nil, ""},
+	{"vowels-26B", "count_vowels", "count_vowels", []byte("abcdefghijklmnopqrstuvwxyz"), `{"count":5,`},
+	{"vowels-64KiB", "count_vowels", "count_vowels", bytes.Repeat([]byte("aeiou---"), 8<<10), `{"count":40960,`},
+}
+
+// sdkRival does one of the calls.
+func (call caller) sdkRival(name string, w int) versus.Rival {
+	return versus.Rival{Name: name, Do: func() error {
+		out, err := call(sdkWork[w].function, sdkWork[w].input)
+		if err == nil && !bytes.HasPrefix(out, []byte(sdkWork[w].want)) {
+			err = fmt.Errorf("it returned %q", out)
+		}
+		return err
+	}}
+}
+
+func compileExtism(b *testing.B, w int, limit time.Duration) extismPlugin {
+	b.Helper()
+	p, err := extism.NewCompiledPlugin(ctx, extism.Manifest{
+		Wasm: []extism.Wasm{extism.WasmFile{Path: sdkPlugin(b, sdkWork[w].plugin)}}, Timeout: uint64(limit.Milliseconds()),
+	}, extism.PluginConfig{EnableWasi: true}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return extismPlugin{p}
+}
+
+func openSDK(b *testing.B, w int, limit time.Duration, state host.State) (caller, func()) {
+	b.Helper()
+	call, end, err := openPlugin(b, host.PluginConfig{
+		Name: "p", WasmModule: sdkPlugin(b, sdkWork[w].plugin), State: state, Limits: host.Limits{Timeout: limit},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return call, end
+}
+
+// BenchmarkSDKCall is a call of a plugin that ships with Extism's SDK, the same
+// file on it and on ForgeOne's host, where policy and audit log are on:
+//
+//	extism, extism-timeout    Extism's SDK, without and with a timeout of 30 seconds
+//	keep, keep-timeout        ForgeOne, the instance kept, as is the default
+//	pristine-timeout          each call with an instance as it had started
+func BenchmarkSDKCall(b *testing.B) {
+	for w := range sdkWork {
+		b.Run(sdkWork[w].name, func(b *testing.B) {
+			var rivals []versus.Rival
+			for _, limit := range []time.Duration{0, timeout} {
+				p := compileExtism(b, w, limit)
+				b.Cleanup(func() { _ = p.Close(ctx) })
+				rivals = append(rivals, p.kept(b).sdkRival([]string{"extism", "extism-timeout"}[len(rivals)], w))
+			}
+			for _, r := range []struct {
+				name  string
+				limit time.Duration
+				state host.State
+			}{
+				{"keep", host.NoTimeout, host.StateKeep},
+				{"keep-timeout", timeout, host.StateKeep},
+				{"pristine-timeout", timeout, host.StatePristine},
+			} {
+				call, end := openSDK(b, w, r.limit, r.state)
+				b.Cleanup(end)
+				rivals = append(rivals, call.sdkRival(r.name, w))
+			}
+			versus.Run(b, rivals...)
+		})
+	}
+}
+
+// BenchmarkSDKLoad is all of it: to read, compile and start the plugin, call it
+// once and close it.
+func BenchmarkSDKLoad(b *testing.B) {
+	for w := range sdkWork[:2] {
+		b.Run(sdkWork[w].name, func(b *testing.B) {
+			versus.Run(b,
+				caller(func(function string, input []byte) ([]byte, error) {
+					p := compileExtism(b, w, timeout)
+					out, err := p.once(function, input)
+					return out, errors.Join(err, p.Close(ctx))
+				}).sdkRival("extism-timeout", w),
+				caller(func(function string, input []byte) ([]byte, error) {
+					call, end := openSDK(b, w, timeout, host.StateKeep)
+					defer end()
+					return call(function, input)
+				}).sdkRival("keep-timeout", w))
+		})
+	}
 }
