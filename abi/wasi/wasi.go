@@ -20,6 +20,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"forgeone.dev/forgeone/abi"
 	"forgeone.dev/forgeone/abi/internal/guest"
@@ -53,55 +55,67 @@ type function struct {
 	name   string
 	params string // "i" is an i32, "I" an i64
 	run    func(x frame) error
+
+	syscalls string // that it is, apart by spaces: each of them, or one or another
+}
+
+// Syscalls are what a function of preview 1 may ask of the gate, in name order;
+// none for one that has no effect, and for a name that is not one.
+func Syscalls(name string) []string {
+	i := slices.IndexFunc(functions, func(f function) bool { return f.name == name })
+	if i < 0 {
+		return nil
+	}
+	return strings.Fields(functions[i].syscalls)
 }
 
 var functions = []function{
-	{"args_get", "ii", argsGet},
-	{"args_sizes_get", "ii", argsSizesGet},
-	{"clock_res_get", "ii", clockResGet},
-	{"clock_time_get", "iIi", clockTimeGet},
-	{"environ_get", "ii", environGet},
-	{"environ_sizes_get", "ii", environSizesGet},
-	{"fd_advise", "iIIi", fdAdvise},
-	{"fd_allocate", "iII", fdAllocate},
-	{"fd_close", "i", fdClose},
-	{"fd_datasync", "i", fdDatasync},
-	{"fd_fdstat_get", "ii", fdFdstatGet},
-	{"fd_fdstat_set_flags", "ii", fdFdstatSetFlags},
-	{"fd_fdstat_set_rights", "iII", fdFdstatSetRights},
-	{"fd_filestat_get", "ii", fdFilestatGet},
-	{"fd_filestat_set_size", "iI", fdFilestatSetSize},
-	{"fd_filestat_set_times", "iIIi", fdFilestatSetTimes},
-	{"fd_pread", "iiiIi", fdPread},
-	{"fd_prestat_dir_name", "iii", fdPrestatDirName},
-	{"fd_prestat_get", "ii", fdPrestatGet},
-	{"fd_pwrite", "iiiIi", fdPwrite},
-	{"fd_read", "iiii", fdRead},
-	{"fd_readdir", "iiiIi", fdReaddir},
-	{"fd_renumber", "ii", fdRenumber},
-	{"fd_seek", "iIii", fdSeek},
-	{"fd_sync", "i", fdSync},
-	{"fd_tell", "ii", fdTell},
-	{"fd_write", "iiii", fdWrite},
-	{"path_create_directory", "iii", pathCreateDirectory},
-	{"path_filestat_get", "iiiii", pathFilestatGet},
-	{"path_filestat_set_times", "iiiiIIi", pathFilestatSetTimes},
-	{"path_link", "iiiiiii", pathLink},
-	{"path_open", "iiiiiIIii", pathOpen},
-	{"path_readlink", "iiiiii", pathReadlink},
-	{"path_remove_directory", "iii", pathRemoveDirectory},
-	{"path_rename", "iiiiii", pathRename},
-	{"path_symlink", "iiiii", pathSymlink},
-	{"path_unlink_file", "iii", pathUnlinkFile},
-	{"poll_oneoff", "iiii", pollOneoff},
-	{"proc_exit", "i", procExit},
-	{"proc_raise", "i", procRaise},
-	{"random_get", "ii", randomGet},
-	{"sched_yield", "", schedYield},
-	{"sock_accept", "iii", sock},
-	{"sock_recv", "iiiiii", sock},
-	{"sock_send", "iiiii", sock},
-	{"sock_shutdown", "ii", sock},
+	{"args_get", "ii", argsGet, ""},
+	{"args_sizes_get", "ii", argsSizesGet, ""},
+	{"clock_res_get", "ii", clockResGet, ""},
+	{"clock_time_get", "iIi", clockTimeGet, "time_get"},
+	{"environ_get", "ii", environGet, ""},
+	{"environ_sizes_get", "ii", environSizesGet, ""},
+	{"fd_advise", "iIIi", fdAdvise, ""},
+	{"fd_allocate", "iII", fdAllocate, "file_truncate"},
+	{"fd_close", "i", fdClose, "file_close"},
+	{"fd_datasync", "i", fdDatasync, "file_sync"},
+	{"fd_fdstat_get", "ii", fdFdstatGet, ""},
+	{"fd_fdstat_set_flags", "ii", fdFdstatSetFlags, ""},
+	{"fd_fdstat_set_rights", "iII", fdFdstatSetRights, ""},
+	{"fd_filestat_get", "ii", fdFilestatGet, "file_stat"},
+	{"fd_filestat_set_size", "iI", fdFilestatSetSize, "file_truncate"},
+	{"fd_filestat_set_times", "iIIi", fdFilestatSetTimes, "file_times"},
+	{"fd_pread", "iiiIi", fdPread, "file_read"},
+	{"fd_prestat_dir_name", "iii", fdPrestatDirName, ""},
+	{"fd_prestat_get", "ii", fdPrestatGet, ""},
+	{"fd_pwrite", "iiiIi", fdPwrite, "file_write"},
+	{"fd_read", "iiii", fdRead, "file_read stdio_read"},
+	{"fd_readdir", "iiiIi", fdReaddir, "file_list file_open"},
+	{"fd_renumber", "ii", fdRenumber, "file_close"},
+	{"fd_seek", "iIii", fdSeek, "file_seek"},
+	{"fd_sync", "i", fdSync, "file_sync"},
+	{"fd_tell", "ii", fdTell, "file_seek"},
+	{"fd_write", "iiii", fdWrite, "file_write stdio_write"},
+	{"path_create_directory", "iii", pathCreateDirectory, "file_mkdir"},
+	{"path_filestat_get", "iiiii", pathFilestatGet, "file_stat"},
+	{"path_filestat_set_times", "iiiiIIi", pathFilestatSetTimes, "file_times"},
+	{"path_link", "iiiiiii", pathLink, "file_link"},
+	{"path_open", "iiiiiIIii", pathOpen, "file_open"},
+	{"path_readlink", "iiiiii", pathReadlink, "file_readlink"},
+	{"path_remove_directory", "iii", pathRemoveDirectory, "file_remove"},
+	{"path_rename", "iiiiii", pathRename, "file_rename"},
+	{"path_symlink", "iiiii", pathSymlink, "file_symlink"},
+	{"path_unlink_file", "iii", pathUnlinkFile, "file_remove"},
+	{"poll_oneoff", "iiii", pollOneoff, "stdio_read time_get time_sleep"},
+	{"proc_exit", "i", procExit, ""},
+	{"proc_raise", "i", procRaise, ""},
+	{"random_get", "ii", randomGet, "random_get"},
+	{"sched_yield", "", schedYield, ""},
+	{"sock_accept", "iii", sock, ""},
+	{"sock_recv", "iiiiii", sock, ""},
+	{"sock_send", "iiiii", sock, ""},
+	{"sock_shutdown", "ii", sock, ""},
 }
 
 var hostModule = link(functions)

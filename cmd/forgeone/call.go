@@ -12,12 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"forgeone.dev/forgeone/audit"
 	"forgeone.dev/forgeone/capability"
-	"forgeone.dev/forgeone/cmd/forgeone/builtins"
 	"forgeone.dev/forgeone/config"
 	"forgeone.dev/forgeone/control"
-	"forgeone.dev/forgeone/engines/cache"
 	"forgeone.dev/forgeone/host"
 	"forgeone.dev/forgeone/syscalls"
 	"forgeone.dev/forgeone/zta"
@@ -274,7 +271,7 @@ func (q *call) deadline(ctx context.Context) (context.Context, context.CancelFun
 
 // underLock brings up the kernel with this one plugin, and calls it.
 func (q *call) underLock(ctx context.Context, cfg *config.Config, pc host.PluginConfig) (_ []byte, err error) {
-	k, err := openKernel(cfg, q.logger())
+	k, err := openKernel(cfg, q.logger(), syscalls.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -308,64 +305,29 @@ func (q *call) on(ctx context.Context, h *host.PluginHost, pc host.PluginConfig)
 	return h.Call(ctx, id, q.function, q.input)
 }
 
-// runtimeNeeds are the syscalls without which the runtimes of some languages,
-// Go's for one, do not start.
-var runtimeNeeds = []string{"time_get", "time_sleep", "random_get", "stdio_write"}
-
-// module runs a module on its own. Its audit log goes with it, unless it is to be
-// kept.
-func (q *call) module(ctx context.Context, path string) (_ []byte, err error) {
+// module runs a module on its own.
+func (q *call) module(ctx context.Context, path string) (out []byte, err error) {
 	if filepath.Ext(path) != ".wasm" && !strings.ContainsRune(path, filepath.Separator) {
 		return nil, &usageError{fmt.Errorf("%q is no path of a module (*.wasm): give --config to call a plugin by name", path)}
-	}
-	engine, err := builtins.Find(q.options.engine, "", q.logger().Named("engine"))
-	if err != nil {
-		return nil, &usageError{err}
-	}
-	var compile cache.Config
-	if !q.options.noCache {
-		compile = compilingAlone(engine.Name, q.logger())
-	}
-	registry, err := newRegistry(syscalls.Options{Stdio: func(_, _ string, p []byte) {
-		_, _ = io.WriteString(q.err, paragraph(strings.TrimSuffix(string(p), "\n"))+"\n") // as far as it can be shown
-	}})
-	if err != nil {
-		return nil, err
 	}
 	set, err := capability.New(capability.Grant{Syscalls: runtimeNeeds})
 	if err != nil {
 		return nil, err
 	}
-	opts := []host.Option{
-		host.WithEngine(engine.Guarded(compile, q.logger().Named("engine"))), host.WithSyscalls(registry), host.WithLogger(q.logger()),
-		host.WithPolicies(zta.Enforce, zta.Policy{Name: "runtime", Syscalls: runtimeNeeds}),
-	}
-	if q.options.auditDir != "" {
-		log, err := audit.Open(audit.Options{Dir: q.options.auditDir, Name: "forgeone/call", AllowGenerate: true})
-		if err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, log.Close()) }()
-		opts = append(opts, host.WithLog(log))
-	}
-	h, err := host.NewPluginHost(opts...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-		defer cancel()
-		err = errors.Join(err, h.Close(end))
-		if own := h.AuditDir(); own != "" {
-			err = errors.Join(err, os.RemoveAll(own))
-		}
-	}()
-	name := strings.TrimSuffix(filepath.Base(path), ".wasm")
-	pc := host.PluginConfig{
-		Name: strings.Join(strings.Fields(name), "_"), WasmModule: path, TrustLevel: capability.Limited, Capabilities: set,
-	}
+	pc := host.PluginConfig{Name: nameOf(path), WasmModule: path, TrustLevel: capability.Limited, Capabilities: set}
 	if q.options.abi == "extism" {
 		pc.ABI = host.ABIExtism // which its imports need not show
 	}
-	return q.on(ctx, h, pc)
+	kernel := alone{
+		engine: q.options.engine, auditDir: q.options.auditDir, noCache: q.options.noCache,
+		syscalls: syscalls.Options{Stdio: func(_, _ string, p []byte) {
+			_, _ = io.WriteString(q.err, paragraph(strings.TrimSuffix(string(p), "\n"))+"\n") // as far as it can be shown
+		}},
+		policy: zta.Policy{Name: "runtime", Syscalls: runtimeNeeds},
+	}
+	err = kernel.with(ctx, q.logger(), func(h *host.PluginHost) (err error) {
+		out, err = q.on(ctx, h, pc)
+		return err
+	})
+	return out, err
 }

@@ -69,7 +69,9 @@ type kernel struct {
 }
 
 // openKernel brings a kernel up, without its plugins.
-func openKernel(cfg *config.Config, logger hclog.Logger) (_ *kernel, err error) {
+//
+// o says what its syscalls work on beside its state and its logger.
+func openKernel(cfg *config.Config, logger hclog.Logger, o syscalls.Options) (_ *kernel, err error) {
 	k := &kernel{logger: logger}
 	defer func() {
 		if err != nil {
@@ -82,7 +84,8 @@ func openKernel(cfg *config.Config, logger hclog.Logger) (_ *kernel, err error) 
 	if k.log, err = audit.Open(cfg.Audit); err != nil {
 		return nil, err
 	}
-	registry, err := newRegistry(syscalls.Options{State: k.db, Logger: logger.Named("plugin")})
+	o.State, o.Logger = k.db, logger.Named("plugin")
+	registry, err := newRegistry(o)
 	if err != nil {
 		return nil, err
 	}

@@ -124,7 +124,7 @@ func (info *moduleInfo) classify(m engines.Module) {
 			info.Problem = err.Error()
 		}
 	case exports("_start"):
-		info.ABI, info.Problem = "wasi command", "running commands is not built yet: build a library (Go: -buildmode=c-shared)"
+		info.ABI, info.Functions = "wasi", []string{"_start"}
 	default:
 		info.ABI = "core"
 		for _, ex := range m.Exports() {
@@ -135,8 +135,10 @@ func (info *moduleInfo) classify(m engines.Module) {
 	}
 	needs := map[string]bool{}
 	for _, im := range m.Imports() {
-		if im.Module == wasi.ModuleName && wasiSyscalls[im.Name] != "" {
-			needs[wasiSyscalls[im.Name]] = true
+		if im.Module == wasi.ModuleName {
+			for _, name := range wasi.Syscalls(im.Name) {
+				needs[name] = true
+			}
 		}
 		if im.Module == extism.ModuleName && extism.Syscall(im.Name) != "" {
 			needs[extism.Syscall(im.Name)] = true
@@ -146,15 +148,6 @@ func (info *moduleInfo) classify(m engines.Module) {
 	if imports(forge.ModuleName) {
 		info.Note = "it asks for further syscalls when it runs: grant what it is meant to do, and see audit export --decision blocked for what it tried besides"
 	}
-}
-
-// wasiSyscalls are the syscalls that the functions of WASI lead to; those that
-// are missing have no effect that the gate decides.
-var wasiSyscalls = map[string]string{
-	"clock_time_get": "time_get",
-	"poll_oneoff":    "time_sleep",
-	"random_get":     "random_get",
-	"fd_write":       "stdio_write",
 }
 
 func typeText(t engines.ExternType) string {

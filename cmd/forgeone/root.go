@@ -36,7 +36,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		err = &usageError{err}
 	}
 	var silent *silentError
+	var end *runEnd
 	switch {
+	case errors.As(err, &end):
+		return end.code
 	case errors.As(err, &silent):
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		fmt.Fprintln(errOut, "error: interrupted")
@@ -77,7 +80,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 blocked by policy,
 	})
 	root.SetVersionTemplate("{{.Version}}\n")
 	return group(root,
-		c.serve(), c.status(), c.call(), c.plugin(), c.module(), c.policy(), c.quarantine(), c.audit(), c.engines(), c.bench(), c.doctor(), c.version(), c.compile(),
+		c.serve(), c.status(), c.run(), c.call(), c.plugin(), c.module(), c.policy(), c.quarantine(), c.audit(), c.engines(), c.bench(), c.doctor(), c.version(), c.compile(),
 	)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"forgeone.dev/forgeone/config"
 	"forgeone.dev/forgeone/control"
+	"forgeone.dev/forgeone/syscalls"
 )
 
 func (c *cli) serve() *cobra.Command {
@@ -45,7 +46,7 @@ force; forgeone status says why.`,
 
 func (c *cli) runKernel(ctx context.Context, path string, cfg *config.Config) (err error) {
 	logger := c.logger()
-	k, err := openKernel(cfg, logger)
+	k, err := openKernel(cfg, logger, syscalls.Options{})
 	if err != nil {
 		return err
 	}
