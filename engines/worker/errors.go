@@ -21,9 +21,9 @@ type CrashError struct {
 
 func (e *CrashError) Error() string {
 	if e.Killed != "" {
-		return fmt.Sprintf("the worker %d of the engine %s was killed, because %s (%s); load the plugin again for a new instance", e.PID, e.Engine, e.Killed, e.How)
+		return fmt.Sprintf("the worker %d of the engine %s was killed, because %s (%s); its instances are lost, and the next one is of another worker: stop and start a plugin that keeps its state", e.PID, e.Engine, e.Killed, e.How)
 	}
-	return fmt.Sprintf("the worker %d of the engine %s ended (%s); load the plugin again for a new instance", e.PID, e.Engine, e.How)
+	return fmt.Sprintf("the worker %d of the engine %s ended (%s); its instances are lost, and the next one is of another worker: stop and start a plugin that keeps its state", e.PID, e.Engine, e.How)
 }
 
 // ReentryError is a call of an instance while one that is linked to it waits for

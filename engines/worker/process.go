@@ -204,10 +204,14 @@ func (w *worker) watch() {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), w.engine.cfg.HangTimeout)
 		if err := w.proc.Health(ctx); err != nil {
+			reason := fmt.Sprintf("it did not say within %v that it serves", w.engine.cfg.HangTimeout)
+			if ctx.Err() == nil {
+				reason = fmt.Sprintf("asked whether it serves, it failed: %v", err)
+			}
 			select {
 			case <-w.proc.Exited():
-			default:
-				w.kill(fmt.Sprintf("it did not say within %v that it serves", w.engine.cfg.HangTimeout))
+			case <-time.After(lostTime): // one that has ended cannot answer, either
+				w.kill(reason)
 			}
 		}
 		cancel()

@@ -260,6 +260,33 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// A worker that was killed by others is not said to hang, although it was asked
+// whether it serves just then.
+func TestKilledWhenAsked(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	cfg.HealthEvery = time.Microsecond
+	e := newEngine(t, cfg)
+	mod, err := e.Compile(t.Context(), spinning(), engines.CompileOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		inst, err := mod.Instantiate(t.Context(), env(noop))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := fn(t, inst, "call")
+		kill(t, e, syscall.SIGKILL)
+		for err == nil { // the signal takes its time
+			err = f.Call(t.Context(), nil)
+		}
+		if crash := wantCrash(t, err); crash.Killed != "" {
+			t.Errorf("it was killed because %q", crash.Killed)
+		}
+	}
+}
+
 // What ends the compiler ends the worker, and says how and with which words.
 func TestDeaths(t *testing.T) {
 	t.Parallel()
