@@ -69,6 +69,20 @@ object itself, links followed. Argument policies see it as the plugin wrote it.
 - What changes between the decision and the effect is not followed: the syscall
   fails with code %d (ESTALE) and can be tried again.
 
+## Hosts
+
+- A host is a name or an address in its usual form. Names are in lower case and
+  punycode in resources, without a dot at their end: net://tcp/example.com:443.
+  No search domain is added to one.
+- A name that is granted is enough for public addresses. An address that is not
+  of the public internet (loopback, private, link-local, the metadata services of
+  clouds, and all others of IANA's special registries) is a resource of its own,
+  net://internal/tcp/10.0.0.5:5432, beside the name that led to it.
+- A name is looked up once, after it was found to be granted, and the connection
+  goes to an address that was decided on.
+- What listens has the resource net://listen/tcp/127.0.0.1:8080, and so have the
+  connections that it accepts.
+
 ## Failures
 
 A failure has a code: the errno number that Linux gives it, on every system. A
@@ -95,6 +109,8 @@ func grant(r abi.Registration) string {
 		return "name, `file://`"
 	case family == "env":
 		return "name, `env://`"
+	case family == "net", family == "http":
+		return "name, `net://`"
 	}
 	return "name"
 }

@@ -10,8 +10,10 @@ package syscalls
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -40,6 +42,10 @@ type Options struct {
 	// Stdin reads what a plugin is given on standard input: as io.Reader has it,
 	// until ctx ends. It is called concurrently. nil is an empty one.
 	Stdin func(ctx context.Context, plugin string, p []byte) (int, error)
+	// Resolver looks names of hosts up; nil is [net.DefaultResolver].
+	Resolver *net.Resolver
+	// Roots are the certificates that servers are verified by; nil is the system's.
+	Roots *x509.CertPool
 	// Version is the kernel's, as sys_info tells it.
 	Version string
 }
@@ -59,9 +65,14 @@ func Registrations(o Options) []abi.Registration {
 	if o.Stdin == nil {
 		o.Stdin = noStdin
 	}
+	if o.Resolver == nil {
+		o.Resolver = net.DefaultResolver
+	}
+	connections := network{o.Resolver}
 	var regs []abi.Registration
 	for _, family := range [][]abi.Registration{
 		files(), names(), clock(), random(), env(o.Environ), digests(), logs(o.Logger, &rate), stdio(o.Stdin, o.Stdio), sys(o.Version), keys(o.State),
+		connections.registrations(), requests(connections, o.Roots),
 	} {
 		regs = append(regs, family...)
 	}
