@@ -101,9 +101,12 @@ func Wrap(inner engines.WasmEngine, o Options) (engines.WasmEngine, error) {
 	e := &engine{WasmEngine: inner, serializer: s, name: info.Name, harmless: harmless, compiler: o.Compiler, logger: o.Logger}
 	e.closing, e.close = context.WithCancelCause(context.Background())
 	if o.Dir != "" {
-		var err error
-		if e.origin, err = origin(info); err == nil {
+		from, err := origin(info)
+		if err == nil {
 			e.store, err = openStore(o.Dir, o.KeyFile, cmp.Or(o.MaxBytes, DefaultMaxBytes), o.Logger)
+		}
+		if err == nil {
+			e.origin = e.store.own(from)
 		}
 		if err != nil {
 			o.Logger.Warn("machine code is not kept: every load compiles anew", "engine", info.Name, "error", err)
@@ -117,7 +120,7 @@ type engine struct {
 	serializer engines.Serializer
 	name       string
 	harmless   int    // size of modules that are compiled in place, in bytes
-	origin     []byte // of the code that this engine makes
+	origin     []byte // of the code that this engine makes, and the holder of its key
 	store      *store // nil for none
 	compiler   *Compiler
 	logger     hclog.Logger

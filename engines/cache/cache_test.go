@@ -366,6 +366,21 @@ func TestShared(t *testing.T) {
 	wg.Wait()
 }
 
+// Kernels whose keys are their own find each their own code in a directory.
+func TestSharedByStrangers(t *testing.T) {
+	one, other := config(t.TempDir()), config(t.TempDir())
+	other.Dir = one.Dir
+	for compiled := 1; compiled >= 0; compiled-- {
+		for _, cfg := range []cache.Config{one, other} {
+			k := start(t, cfg)
+			k.expect(t, 7, compiled)
+			if s := k.log.String(); s != "" {
+				t.Errorf("there is nothing to say: %s", s)
+			}
+		}
+	}
+}
+
 // A kernel that is killed while it writes leaves nothing that is not whole.
 func TestKilled(t *testing.T) {
 	cfg := config(t.TempDir())

@@ -2,7 +2,9 @@ package cache
 
 import (
 	"cmp"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -101,17 +103,20 @@ func openKey(path string) ([]byte, error) {
 }
 
 func readKey(root *os.Root, file string) ([]byte, error) {
-	f, err := root.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	fi, err := f.Stat()
+	fi, err := root.Stat(file) // first: to open a pipe would wait for its other end
 	if err != nil {
 		return nil, err
 	}
 	if !fi.Mode().IsRegular() || fi.Size() != keySize {
 		return nil, fmt.Errorf("it is no key, which is a file of %d bytes: remove it to have one made", keySize)
+	}
+	f, err := root.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	if fi, err = f.Stat(); err != nil { // of what was opened
+		return nil, err
 	}
 	if err := checkOwner(fi, 0o077); err != nil {
 		return nil, err
@@ -119,6 +124,14 @@ func readKey(root *os.Root, file string) ([]byte, error) {
 	key := make([]byte, keySize)
 	_, err = io.ReadFull(f, key)
 	return key, err
+}
+
+// own makes of an origin that of the holders of the key: others may keep the code
+// of the same module in the same directory.
+func (s *store) own(origin []byte) []byte {
+	h := hmac.New(sha256.New, s.key)
+	h.Write(origin)
+	return h.Sum(nil)
 }
 
 // get is the code that is kept under a name. What is not authentic is removed.
@@ -144,18 +157,19 @@ func (s *store) get(n name) (code []byte, ok bool) {
 }
 
 func (s *store) read(file string) ([]byte, error) {
-	f, err := s.root.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	fi, err := f.Stat()
+	// What is no file is not opened: that of a pipe would wait for its other end.
+	fi, err := s.root.Lstat(file)
 	if err != nil {
 		return nil, err
 	}
 	if !fi.Mode().IsRegular() || fi.Size() > s.max {
 		return nil, nil // which is not authentic
 	}
+	f, err := s.root.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
 	entry := make([]byte, fi.Size())
 	n, err := io.ReadFull(f, entry)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
