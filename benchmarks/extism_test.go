@@ -2,6 +2,7 @@ package benchmarks_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	extism "github.com/extism/go-sdk"
 
 	"forgeone.dev/forgeone/abi"
+	forge "forgeone.dev/forgeone/abi/extism"
 	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/engines/enginetest/versus"
 	"forgeone.dev/forgeone/host"
@@ -61,9 +64,9 @@ var sdkPlugins = map[string]struct {
 	"fs_std":           {mount: "/mnt", steps: []step{{"run_test", ""}, {"nothing", ""}}},
 	"hello":            {steps: []step{{"run_test", ""}, {"run_test", "again"}}},
 	"hello_haskell":    {config: map[string]string{"greeting": "Howdy"}, steps: []step{{"testing", "John"}, {"testing", "Jane"}}},
-	"host":             {refused: "extism:host/user.mult"},
-	"host_memory":      {refused: "host.to_upper"},
-	"host_multiple":    {refused: "extism:host/user.hostGreenMessage"},
+	"host":             {steps: []step{{"run_test", ""}, {"run_test", ""}}},
+	"host_memory":      {steps: []step{{"run_test", "Frodo"}, {"run_test", ""}}},
+	"host_multiple":    {steps: []step{{"say_green", "John Doe"}, {"say_purple", "Jane Doe"}}},
 	"http":             {steps: []step{{"run_test", ""}}}, // denied by both
 	"http_headers":     {steps: []step{{"http_get", `{"url":"https://extism.org"}`}}},
 	"input_offset":     {steps: []step{{"input_offset_length", "hello world"}, {"input_offset_length", ""}}},
@@ -78,6 +81,47 @@ var sdkPlugins = map[string]struct {
 	"sleep":            {config: map[string]string{"duration": "0"}, steps: []step{{"run_test", ""}}},
 	"std_command":      {steps: []step{{"_start", "ben"}}},
 	"var":              {steps: []step{{"run_test", ""}, {"run_test", ""}}},
+}
+
+// hostFunctions are those that the plugins import: Extism's, and the syscalls that
+// they are on ForgeOne, with how they are imported.
+func hostFunctions() ([]extism.HostFunction, []abi.Registration, []forge.HostFunction) {
+	var theirs []extism.HostFunction
+	var calls []abi.Registration
+	var ours []forge.HostFunction
+	text := func(module, name, syscall string, f func(string) string) {
+		fn := extism.NewHostFunctionWithStack(name, func(_ context.Context, p *extism.CurrentPlugin, stack []uint64) {
+			in, err := p.ReadString(stack[0])
+			if err != nil {
+				panic(err)
+			}
+			if stack[0], err = p.WriteString(f(in)); err != nil {
+				panic(err)
+			}
+		}, []extism.ValueType{extism.ValueTypePTR}, []extism.ValueType{extism.ValueTypePTR})
+		fn.SetNamespace(module)
+		theirs = append(theirs, fn)
+		calls = append(calls, abi.Registration{Name: syscall, MinTrust: capability.Limited,
+			Handler: func(_ context.Context, sc *abi.SyscallContext, _ *abi.Resolution) ([]byte, error) {
+				return []byte(f(string(sc.Payload))), nil
+			}})
+		ours = append(ours, forge.HostFunction{Module: module, Name: name, Syscall: syscall, Params: []forge.Kind{forge.Bytes}, Result: forge.Bytes})
+	}
+	text(forge.UserModule, "hostGreenMessage", "own_green", func(s string) string { return "green: " + s })
+	text(forge.UserModule, "hostPurpleMessage", "own_purple", func(s string) string { return "purple: " + s })
+	text("host", "to_upper", "own_upper", strings.ToUpper)
+
+	theirs = append(theirs, extism.NewHostFunctionWithStack("mult", func(_ context.Context, _ *extism.CurrentPlugin, stack []uint64) {
+		stack[0] *= stack[1]
+	}, []extism.ValueType{extism.ValueTypePTR, extism.ValueTypePTR}, []extism.ValueType{extism.ValueTypePTR}))
+	calls = append(calls, abi.Registration{Name: "own_mult", Args: []string{"a", "b"}, MinTrust: capability.Limited,
+		Handler: func(_ context.Context, sc *abi.SyscallContext, _ *abi.Resolution) ([]byte, error) {
+			a, errA := strconv.ParseInt(sc.Args[0], 10, 64)
+			b, errB := strconv.ParseInt(sc.Args[1], 10, 64)
+			return strconv.AppendInt(nil, a*b, 10), errors.Join(errA, errB)
+		}})
+	ours = append(ours, forge.HostFunction{Name: "mult", Syscall: "own_mult", Params: []forge.Kind{forge.Number, forge.Number}, Result: forge.Number})
+	return theirs, calls, ours
 }
 
 // result is what came of a step.
@@ -165,7 +209,8 @@ func onExtism(t *testing.T, name, dir string) []result {
 	if p.mount != "" {
 		manifest.AllowedPaths = map[string]string{dir: p.mount}
 	}
-	inst, err := extism.NewPlugin(ctx, manifest, extism.PluginConfig{EnableWasi: true}, nil)
+	theirs, _, _ := hostFunctions()
+	inst, err := extism.NewPlugin(ctx, manifest, extism.PluginConfig{EnableWasi: true}, theirs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,9 +232,11 @@ func onExtism(t *testing.T, name, dir string) []result {
 func openPlugin(t testing.TB, pc host.PluginConfig) (caller, func(), error) {
 	t.Helper()
 	reg := &abi.SyscallRegistry{}
-	if err := reg.Register(syscalls.Registrations(syscalls.Options{})...); err != nil {
+	_, own, functions := hostFunctions()
+	if err := reg.Register(append(syscalls.Registrations(syscalls.Options{}), own...)...); err != nil {
 		t.Fatal(err)
 	}
+	pc.HostFunctions = functions
 	h, err := host.NewPluginHost(host.WithEngine(newEngine), host.WithSyscalls(reg),
 		host.WithPolicies(zta.Enforce, zta.Policy{Name: "all", Syscalls: []string{"*"}}))
 	if err != nil {
@@ -199,7 +246,7 @@ func openPlugin(t testing.TB, pc host.PluginConfig) (caller, func(), error) {
 		_ = h.Close(ctx)
 		_ = os.RemoveAll(h.AuditDir())
 	}
-	grant := capability.Grant{Syscalls: []string{"time_*", "random_get", "stdio_*", "log_write", "file_*"}}
+	grant := capability.Grant{Syscalls: []string{"time_*", "random_get", "stdio_*", "log_write", "file_*", "own_*"}}
 	for _, m := range pc.Mounts {
 		grant.Resources = append(grant.Resources, "file://"+m.Guest, "file://"+m.Guest+"/**")
 	}
@@ -223,6 +270,7 @@ var sdkWork = []struct {
 }{
 	{"noop", "noop", "run_test", nil, ""},
 	{"vowels-26B", "count_vowels", "count_vowels", []byte("abcdefghijklmnopqrstuvwxyz"), `{"count":5,`},
+	{"host-function", "host", "run_test", nil, "42 x 2 = 84"},
 	{"vowels-64KiB", "count_vowels", "count_vowels", bytes.Repeat([]byte("aeiou---"), 8<<10), `{"count":40960,`},
 }
 
@@ -239,9 +287,10 @@ func (call caller) sdkRival(name string, w int) versus.Rival {
 
 func compileExtism(b *testing.B, w int, limit time.Duration) extismPlugin {
 	b.Helper()
+	theirs, _, _ := hostFunctions()
 	p, err := extism.NewCompiledPlugin(ctx, extism.Manifest{
 		Wasm: []extism.Wasm{extism.WasmFile{Path: sdkPlugin(b, sdkWork[w].plugin)}}, Timeout: uint64(limit.Milliseconds()),
-	}, extism.PluginConfig{EnableWasi: true}, nil)
+	}, extism.PluginConfig{EnableWasi: true}, theirs)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -41,6 +41,10 @@ type PluginConfig struct {
 	Terminals [3]bool
 
 	Config map[string]string // for an Extism plugin to read, by config_get
+	// HostFunctions are functions of the embedder's own that an Extism plugin may
+	// import, each a syscall of the registry.
+	HostFunctions []extism.HostFunction
+
 	Limits Limits
 	Pool   Pool // of a pristine WASM plugin
 
@@ -76,14 +80,9 @@ type Mount struct {
 	ReadOnly bool
 }
 
-// speech is how a WASM plugin is to be spoken to. Directories are among what one
-// of Extism's finds; they hold what its capabilities let it open.
+// speech is how a WASM plugin is to be spoken to.
 func (c *PluginConfig) speech() speech {
-	s := speech{abi: c.ABI, extism: extism.Config{Values: c.Config}}
-	for _, m := range c.Mounts {
-		s.extism.Preopens = append(s.extism.Preopens, m.Guest)
-	}
-	return s
+	return speech{abi: c.ABI, extism: extism.Config{Values: c.Config, WASI: c.process(), HostFunctions: c.HostFunctions}}
 }
 
 // Limits bound a plugin. Zero values mean the default given.
@@ -170,8 +169,8 @@ func (c *PluginConfig) validate() error {
 		if c.ABI != "" {
 			bad("abi is for WASM plugins")
 		}
-		if len(c.Config) > 0 {
-			bad("config is for Extism plugins")
+		if len(c.Config) > 0 || len(c.HostFunctions) > 0 {
+			bad("config and host functions are for Extism plugins")
 		}
 		if c.Limits.Memory != 0 {
 			bad("limits.memory is not built yet for native plugins")

@@ -2,7 +2,6 @@ package extism
 
 import (
 	"context"
-	_ "embed" // memory.wasm
 	"errors"
 	"fmt"
 	"slices"
@@ -14,16 +13,11 @@ import (
 	"forgeone.dev/forgeone/engines"
 )
 
-// memoryWasm is the module whose instances are the memories of plugins. How it
-// is made stands in module_test.go.
-//
-//go:embed memory.wasm
-var memoryWasm []byte
-
 // Config is what a plugin finds. It is not to be changed while a binding has it.
 type Config struct {
-	Values   map[string]string // by config_get
-	Preopens []string          // by WASI: guest paths of directories, absolute and clean
+	Values        map[string]string // by config_get
+	WASI          *wasi.Config      // by WASI; nil for nothing
+	HostFunctions []HostFunction    // of the embedder's own
 }
 
 // Binding joins a module to this ABI. It is made once for a module, not changed
@@ -32,7 +26,7 @@ type Binding struct {
 	module    engines.Module
 	memory    engines.Module
 	config    Config
-	wasi      *wasi.Config
+	hosts     map[string]*engines.HostModule
 	exports   map[string]engines.FuncType // that can be called, or are initialisers
 	functions []string                    // in name order
 }
@@ -44,11 +38,11 @@ type Binding struct {
 //
 // Errors: those of [Check], and of [engines.WasmEngine.Compile].
 func New(ctx context.Context, e engines.WasmEngine, opts engines.CompileOptions, m engines.Module, config Config) (*Binding, error) {
-	if err := Check(m); err != nil {
+	if err := Check(m, config.HostFunctions...); err != nil {
 		return nil, err
 	}
 	b := &Binding{
-		module: m, config: config, wasi: &wasi.Config{Preopens: config.Preopens},
+		module: m, config: config, hosts: hostModules(m, config.HostFunctions),
 		exports: map[string]engines.FuncType{}, functions: Functions(m),
 	}
 	for _, ex := range m.Exports() {
@@ -78,11 +72,8 @@ type Instance struct {
 	config    *wasi.Config
 	process   *wasi.Process // of the plugin
 
-	memory     engines.Instance
-	bytes      engines.Memory // of memory
-	begin, end engines.Func   // of memory
-
-	x execution
+	hosts map[string]*engines.HostModule
+	x     execution
 }
 
 // Func implements [engines.Instance].
@@ -118,7 +109,7 @@ func (i *Instance) Global(name string) engines.Global {
 
 // Close implements [engines.Instance].
 func (i *Instance) Close() error {
-	return errors.Join(i.retire(), i.memory.Close())
+	return errors.Join(i.retire(), i.x.memory.inst.Close())
 }
 
 // retire closes the plugin of an instance, which can be renewed.
@@ -144,7 +135,7 @@ func (b *Binding) Instantiate(call *abi.Call) (*Instance, error) {
 			return err
 		}
 		if err = b.renew(inst.in(ctx), inst); err != nil {
-			return errors.Join(inst.x.failure("instantiation", err), inst.memory.Close())
+			return errors.Join(inst.x.failure("instantiation", err), inst.x.memory.inst.Close())
 		}
 		return nil
 	})
@@ -156,22 +147,14 @@ func (b *Binding) Instantiate(call *abi.Call) (*Instance, error) {
 
 // newInstance makes an instance that has a memory, and no plugin yet.
 func (b *Binding) newInstance(ctx context.Context) (*Instance, error) {
-	memory, err := b.memory.Instantiate(ctx, memoryImports)
+	memory, err := newMemory(ctx, b.memory)
 	if err != nil {
 		return nil, err
 	}
-	inst := &Instance{
-		functions: map[string]engines.Func{}, config: b.wasi, process: wasi.NewProcess(b.wasi),
-		memory: memory, bytes: memory.Memory(memoryName),
-		x: execution{config: b.config.Values, vars: map[string][]byte{}},
-	}
-	if inst.begin, err = memory.Func(beginName); err == nil {
-		inst.end, err = memory.Func(endName)
-	}
-	if err != nil {
-		return nil, errors.Join(err, memory.Close())
-	}
-	return inst, nil
+	return &Instance{
+		functions: map[string]engines.Func{}, config: b.config.WASI, process: wasi.NewProcess(b.config.WASI), hosts: b.hosts,
+		x: execution{memory: memory, config: b.config.Values, vars: map[string][]byte{}},
+	}, nil
 }
 
 // in is the context that the imports of an instance need.
@@ -181,7 +164,7 @@ func (i *Instance) in(ctx context.Context) context.Context {
 
 // imports are what the plugin of an instance is linked to.
 func (i *Instance) imports() engines.Imports {
-	return engines.Imports{Host: wasiModules, Instances: map[string]engines.Instance{ModuleName: i.memory}}
+	return engines.Imports{Host: i.hosts, Instances: map[string]engines.Instance{ModuleName: i.x.memory.inst}}
 }
 
 // renew gives an instance a plugin that has not run yet, and initialises it.
@@ -261,17 +244,8 @@ func (b *Binding) serve(ctx context.Context, inst *Instance, function string, in
 	if err != nil {
 		return nil, err
 	}
-	x.stack[0] = uint64(len(input))
-	if err := inst.begin.Call(ctx, x.stack[:]); err != nil {
+	if err := x.memory.input(ctx, input); err != nil {
 		return nil, err
-	}
-	if len(input) > 0 {
-		if x.stack[0] == 0 {
-			return nil, &LimitError{What: "input", Limit: inst.bytes.Size(), Got: uint64(len(input))}
-		}
-		if err := guest.Write(inst.bytes, uint32(x.stack[0]), input); err != nil {
-			return nil, err
-		}
 	}
 
 	x.stack[0] = 0 // the status of a function that returns none
@@ -288,21 +262,11 @@ func (b *Binding) serve(ctx context.Context, inst *Instance, function string, in
 	if err != nil {
 		return nil, err
 	}
-	if err := inst.end.Call(ctx, x.stack[:]); err != nil {
-		return nil, err
+	output, message, failed, err := x.memory.outcome(ctx)
+	if err == nil && (failed || status != 0) {
+		return nil, &FunctionError{Function: function, Code: status, Message: message}
 	}
-	if message := x.stack[1]; message>>32 != 0 || status != 0 {
-		text, err := guest.Read(inst.bytes, uint32(message>>32), min(uint32(message), MaxMessage), nil)
-		if err != nil {
-			return nil, err
-		}
-		return nil, &FunctionError{Function: function, Code: status, Message: string(text)}
-	}
-	n := uint32(x.stack[0])
-	if n > MaxOutput {
-		return nil, &LimitError{What: "output", Limit: MaxOutput, Got: uint64(n)}
-	}
-	return guest.Read(inst.bytes, uint32(x.stack[0]>>32), n, nil)
+	return output, err
 }
 
 // noFunction says why a function cannot be called, and what can.

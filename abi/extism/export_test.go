@@ -6,3 +6,6 @@ import "forgeone.dev/forgeone/engines"
 func MemoryWasm() []byte { return memoryWasm }
 
 func MemoryImports() engines.Imports { return memoryImports }
+
+// Env is env.
+func Env() map[string][2]string { return env }

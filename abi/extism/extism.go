@@ -16,8 +16,8 @@
 //	config_get              the plugin's own configuration, which is no effect
 //	var_get, var_set        variables of the instance, at most [MaxVars] bytes; no effect either
 //
-// WASI is that of package wasi. Host functions of an embedder's own, of the
-// module "extism:host/user", are refused by name.
+// WASI is that of package wasi. Functions of the module "extism:host/user" are
+// the embedder's own: each is a syscall that it registers ([HostFunction]).
 //
 // Loads from the shared memory outside of what is allocated yield 0 and stores
 // there do nothing, as in Extism's own. Blocks of one call are gone at the next.
@@ -71,9 +71,6 @@ const (
 	initialize     = "_initialize"
 	constructors   = "__wasm_call_ctors"
 	haskellInit    = "hs_init"
-	memoryName     = "memory" // of memory.wasm
-	beginName      = "host_begin"
-	endName        = "host_end"
 	asyncifyPrefix = "asyncify_" // of what TinyGo exports beside
 )
 
@@ -140,12 +137,18 @@ func Detect(m engines.Module) bool {
 }
 
 // Check is nil, or an *[ABIError] with all that keeps the module from being a
-// plugin of this ABI.
-func Check(m engines.Module) error {
+// plugin of this ABI, on a host with functions of its own.
+func Check(m engines.Module, own ...HostFunction) error {
 	var problems []string
 	report := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	for _, im := range m.Imports() {
 		name := im.Module + "." + im.Name
+		if h := find(own, im); h != nil {
+			if err := h.checkImport(im.Type); err != nil {
+				report("it imports %s %v", name, err)
+			}
+			continue
+		}
 		var want engines.FuncType
 		switch im.Module {
 		case ModuleName:
@@ -164,7 +167,7 @@ func Check(m engines.Module) error {
 			}
 			want = functions[i].Type
 		case UserModule:
-			report("it imports %s, a host function of an embedder's own, and this host has none", name)
+			report("it imports %s, a host function of an embedder's own, and this host has none of that name", name)
 			continue
 		default:
 			report("it imports %s, but a plugin may import from %q and %q alone", name, ModuleName, wasi.ModuleName)

@@ -20,6 +20,7 @@ import (
 // execution is what the imports of an instance read and write. Only the
 // goroutine that runs the guest touches it.
 type execution struct {
+	memory *memory
 	config map[string]string
 	vars   map[string][]byte
 	used   int // bytes of vars
@@ -30,7 +31,7 @@ type execution struct {
 	headers []byte         // of the latest HTTP response, as JSON
 	result  []byte         // of the latest effect
 
-	stack [2]uint64 // reused from one call of a function to the next
+	stack [1]uint64 // of the function, reused from one call to the next
 }
 
 type executionKey struct{}
@@ -61,7 +62,24 @@ func (x *execution) failure(function string, err error) error {
 	return err
 }
 
-var wasiModules = map[string]*engines.HostModule{wasi.ModuleName: wasi.HostModule()}
+// hostModules are what the plugins of a module are linked to beside their
+// memories.
+func hostModules(m engines.Module, own []HostFunction) map[string]*engines.HostModule {
+	modules := map[string]*engines.HostModule{wasi.ModuleName: wasi.HostModule()}
+	linked := map[string]bool{}
+	for _, im := range m.Imports() {
+		h := find(own, im)
+		if h == nil || linked[im.Module+"\x00"+im.Name] {
+			continue
+		}
+		linked[im.Module+"\x00"+im.Name] = true
+		if modules[im.Module] == nil {
+			modules[im.Module] = &engines.HostModule{}
+		}
+		modules[im.Module].Functions = append(modules[im.Module].Functions, h.link(im.Type.Func))
+	}
+	return modules
+}
 
 // memoryImports are what memories are linked to. What they are given are ranges
 // of the memory that calls; it has found them to be blocks. They hold no state
@@ -96,9 +114,12 @@ func function(name string, method func(*execution, context.Context, engines.Memo
 	}
 }
 
-// read copies a block. Its length is that of the memory at most, which is less
-// than 4 GiB.
+// read copies n bytes of a block. There is none where n is 0, whatever the address
+// is; else they lie in the memory, which has less than 4 GiB.
 func read(mem engines.Memory, at, n uint64) ([]byte, error) {
+	if n == 0 {
+		return nil, nil
+	}
 	return guest.Read(mem, uint32(at), uint32(n), nil)
 }
 

@@ -2,6 +2,7 @@ package extism_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -71,7 +72,13 @@ func echo() []byte {
 }
 
 func TestInputAndOutput(t *testing.T) {
-	p := start(t, newWorld(t), newEngine(t), echo(), nil)
+	for name, engine := range allEngines() {
+		t.Run(name, func(t *testing.T) { testInputAndOutput(t, engine(t)) })
+	}
+}
+
+func testInputAndOutput(t *testing.T, e engines.WasmEngine) {
+	p := start(t, newWorld(t), e, echo(), extism.Config{})
 	if f := p.binding.Functions(); !slices.Equal(f, []string{"echo"}) {
 		t.Errorf("functions %v", f)
 	}
@@ -84,7 +91,7 @@ func TestInputAndOutput(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	p := start(t, newWorld(t), newEngine(t), echo(), nil)
+	p := start(t, newWorld(t), newEngine(t), echo(), extism.Config{})
 	for n, want := range map[int]string{
 		extism.MaxInput + 1: "above the limit of 67108864",
 		5 << 20:             "input of 5242880 bytes is above the limit", // of 4 MiB of memory
@@ -116,7 +123,7 @@ func TestFailure(t *testing.T) {
 	g.Func("wide", sig("", "I"), i64c(3))
 	g.Func("beyond", sig("", ""), seq(i64c(1<<40), g.call("error_set")))
 	g.Func("freed", sig("", ""), seq(i64c(arena+pad+header), g.call("error_set")))
-	p := start(t, newWorld(t), newEngine(t), g.Bytes(), nil)
+	p := start(t, newWorld(t), newEngine(t), g.Bytes(), extism.Config{})
 	for f, want := range map[string]string{
 		"returns0": "", "takesback0": "", "nothing": "", "beyond": "",
 		"returns1":   `function "returns1" failed: it gave no reason (code 1)`,
@@ -141,7 +148,7 @@ func TestConfigAndVariables(t *testing.T) {
 	g.Func("set", sig("", ""), seq(g.text(0, "v"), g.text(1, "value"), get(0), get(1), g.call("var_set")), engines.I64, engines.I64)
 	g.Func("unset", sig("", ""), seq(g.text(0, "v"), get(0), i64c(0), g.call("var_set")), engines.I64)
 	g.Func("fill", sig("", ""), seq(g.text(0, "v"), get(0), i64c(extism.MaxVars), g.call("alloc"), g.call("var_set")), engines.I64)
-	p := start(t, newWorld(t), newEngine(t), g.Bytes(), map[string]string{"lang": "en"})
+	p := start(t, newWorld(t), newEngine(t), g.Bytes(), extism.Config{Values: map[string]string{"lang": "en"}})
 	p.run("missing", "")
 	for _, step := range []struct{ function, want string }{
 		{"config", "en"}, {"get", ""}, {"set", ""}, {"get", "value"}, {"set", ""}, {"unset", ""}, {"get", ""}, {"unset", ""}, {"set", ""},
@@ -156,7 +163,7 @@ func TestConfigAndVariables(t *testing.T) {
 	if out := p.run("get", ""); out != "value" {
 		t.Errorf("after that: %q", out)
 	}
-	if out := start(t, newWorld(t), newEngine(t), g.Bytes(), nil).run("get", ""); out != "" {
+	if out := start(t, newWorld(t), newEngine(t), g.Bytes(), extism.Config{}).run("get", ""); out != "" {
 		t.Errorf("another instance has %q", out)
 	}
 }
@@ -170,7 +177,7 @@ func TestLog(t *testing.T) {
 	g.Func("log", sig("", ""), all, engines.I64)
 	g.Func("level", sig("", "i"), g.call("get_log_level"))
 	w := newWorld(t, "log_write")
-	p := start(t, w, newEngine(t), g.Bytes(), nil)
+	p := start(t, w, newEngine(t), g.Bytes(), extism.Config{})
 	p.run("log", "")
 	p.run("level", "")
 	want := []string{"log_write trace about trace", "log_write debug about debug", "log_write info about info", "log_write warn about warn", "log_write error about error"}
@@ -179,7 +186,7 @@ func TestLog(t *testing.T) {
 	}
 
 	mute := newWorld(t)
-	p = start(t, mute, newEngine(t), g.Bytes(), nil)
+	p = start(t, mute, newEngine(t), g.Bytes(), extism.Config{})
 	p.run("log", "")
 	if err := p.fails("level", ""); err.Code != math.MaxInt32 {
 		t.Errorf("level without a grant: %v", err)
@@ -209,7 +216,7 @@ func TestHTTP(t *testing.T) {
 	g.Func("none", sig("", "i"), seq(g.call("http_headers"), op(asm.I32WrapI64), g.call("http_status_code"), op(i32Or)))
 
 	w := newWorld(t, "http_request")
-	p := start(t, w, newEngine(t), g.Bytes(), nil)
+	p := start(t, w, newEngine(t), g.Bytes(), extism.Config{})
 	if out := p.run("body", ""); out != "the body\nof it" {
 		t.Errorf("body %q", out)
 	}
@@ -237,7 +244,7 @@ func TestHTTP(t *testing.T) {
 		t.Errorf("broken: %v", err)
 	}
 
-	denied := start(t, newWorld(t), newEngine(t), g.Bytes(), nil)
+	denied := start(t, newWorld(t), newEngine(t), g.Bytes(), extism.Config{})
 	for range 2 {
 		if err := denied.fails("body", ""); !strings.Contains(err.Message, "http_request: blocked: ") {
 			t.Errorf("denied: %v", err)
@@ -257,7 +264,7 @@ func TestExit(t *testing.T) {
 	m.Func("leave", sig("", ""), seq(count, i32c(0), call(procExit)))
 	m.Func("leave7", sig("", "i"), seq(count, i32c(7), call(procExit), i32c(0)))
 	m.Func("_start", sig("", ""), count)
-	p := start(t, newWorld(t), newEngine(t), m.Bytes(), nil)
+	p := start(t, newWorld(t), newEngine(t), m.Bytes(), extism.Config{})
 	want := func(step string, code int32) {
 		t.Helper()
 		if err := p.fails(step, ""); err.Code != code {
@@ -308,7 +315,7 @@ func TestInitialisation(t *testing.T) {
 			}
 		}
 		m.Func("ran", sig("", "i"), global(ran))
-		p := start(t, newWorld(t), newEngine(t), m.Bytes(), nil)
+		p := start(t, newWorld(t), newEngine(t), m.Bytes(), extism.Config{})
 		for range 2 { // but once
 			if tc.want == 0 {
 				p.run("ran", "")
@@ -324,7 +331,7 @@ func TestTrapAndDeadline(t *testing.T) {
 	m.ImportFunc(extism.ModuleName, "alloc", sig("I", "I"))
 	m.Func("trap", sig("", ""), op(asm.Unreachable))
 	m.Func("_initialize", sig("", ""), nil)
-	p := start(t, newWorld(t), newEngine(t), m.Bytes(), nil)
+	p := start(t, newWorld(t), newEngine(t), m.Bytes(), extism.Config{})
 	_, err := p.binding.Call(p.call, p.inst, "trap", nil)
 	if trap, ok := errors.AsType[*engines.Trap](err); !ok || trap.Class != engines.TrapUnreachable {
 		t.Errorf("got %v", err)
@@ -367,7 +374,7 @@ func TestCheckNamesEveryProblem(t *testing.T) {
 	want := []string{
 		`it imports extism:host/env.alloc as a func (i32) -> (i32), it is a func (i64) -> (i64)`,
 		`it imports extism:host/env.host_begin, which does not exist`,
-		`it imports extism:host/user.hello, a host function of an embedder's own, and this host has none`,
+		`it imports extism:host/user.hello, a host function of an embedder's own, and this host has none of that name`,
 		`it imports env.abort, but a plugin may import from "extism:host/env" and "wasi_snapshot_preview1" alone`,
 		`it imports wasi_snapshot_preview1.fd_fly, which does not exist`,
 		`it imports extism:host/env.length as a global, it is a func (i64) -> (i64)`,
@@ -382,4 +389,137 @@ func TestCheckNamesEveryProblem(t *testing.T) {
 	if extism.Detect(compile(t, e, plain.Bytes())) {
 		t.Error("a module of no ABI is detected")
 	}
+}
+
+// hostFunctions are functions of an embedder's own.
+var hostFunctions = []extism.HostFunction{
+	{Name: "mult", Syscall: "test_multiply", Params: []extism.Kind{extism.Number, extism.Number}, Result: extism.Number},
+	{Module: "host", Name: "greet", Syscall: "test_greet", Params: []extism.Kind{extism.Text, extism.Bytes}, Result: extism.Bytes},
+	{Name: "note", Syscall: "test_greet", Params: []extism.Kind{extism.Text}},
+}
+
+func TestHostFunctions(t *testing.T) {
+	g := newGuest(blocks...)
+	mult := g.ImportFunc(extism.UserModule, "mult", sig("Ii", "I"))
+	g.ImportFunc(extism.UserModule, "mult", sig("Ii", "I")) // twice is once
+	greet := g.ImportFunc("host", "greet", sig("II", "I"))
+	note := g.ImportFunc(extism.UserModule, "note", sig("I", ""))
+	g.Func("mult", sig("", "I"), seq(i64c(-6), i32c(-7), call(mult)))
+	g.Func("greet", sig("", ""), seq(g.text(0, "Ann"), g.text(1, "how\x00do"), get(0), get(1), call(greet), set(0), g.output(0)), engines.I64, engines.I64)
+	g.Func("nobody", sig("", ""), seq(i64c(77), i64c(-1), call(greet), op(asm.Drop)))
+	g.Func("note", sig("", ""), seq(g.text(0, "Bob"), get(0), call(note)), engines.I64)
+	for name, engine := range allEngines() {
+		t.Run(name, func(t *testing.T) {
+			w, e := newWorld(t, "test_*"), engine(t)
+			p := start(t, w, e, g.Bytes(), extism.Config{HostFunctions: hostFunctions})
+			if err := p.fails("mult", ""); err.Code != 42 {
+				t.Errorf("-6 x -7: %v", err)
+			}
+			if out := p.run("greet", ""); out != "Ann: how\x00do" {
+				t.Errorf("greet: %q", out)
+			}
+			if err := p.fails("nobody", ""); !strings.HasPrefix(err.Message, "greet: nobody is there") {
+				t.Errorf("nobody: %v", err)
+			}
+			p.run("note", "")
+			want := []string{"test_multiply -6 -7", "test_greet Ann <how\x00do>", "test_greet ", "test_greet Bob"}
+			got := w.effects()
+			for i := range got {
+				got[i] = strings.TrimSuffix(got[i], " <>")
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("got %q", got)
+			}
+			denied := start(t, newWorld(t), e, g.Bytes(), extism.Config{HostFunctions: hostFunctions})
+			if err := denied.fails("mult", ""); !strings.Contains(err.Message, "mult: blocked: ") {
+				t.Errorf("denied: %v", err)
+			}
+		})
+	}
+}
+
+func TestHostFunctionsOfOtherTypes(t *testing.T) {
+	var m asm.Module
+	m.ImportFunc(extism.UserModule, "mult", sig("I", "I"))
+	m.ImportFunc(extism.UserModule, "mult", sig("II", ""))
+	m.ImportFunc("host", "greet", sig("Ii", "I"))
+	m.ImportFunc("host", "greet", sig("II", "i"))
+	m.ImportFunc(extism.UserModule, "note", sig("I", "I"))
+	m.ImportFunc(extism.ModuleName, "alloc", sig("", "")) // the ABI's own cannot be replaced
+	err := extism.Check(compile(t, newEngine(t), m.Bytes()), append(hostFunctions, extism.HostFunction{Module: extism.ModuleName, Name: "alloc"})...)
+	problems, ok := errors.AsType[*extism.ABIError](err)
+	if !ok || len(problems.Problems) != 6 {
+		t.Errorf("got %v", err)
+	}
+}
+
+// puppet is a plugin that exports, for each function of the ABI, one that calls it
+// with words from its input.
+func puppet() []byte {
+	var m asm.Module
+	type imported struct {
+		index uint32
+		t     engines.FuncType
+	}
+	imports := map[string]imported{}
+	add := func(module, name string, t engines.FuncType) {
+		imports[name] = imported{m.ImportFunc(module, name, t), t}
+	}
+	for name, types := range extism.Env() {
+		add(extism.ModuleName, name, sig(types[0], types[1]))
+	}
+	add(extism.UserModule, "mult", sig("II", "I"))
+	add("host", "greet", sig("II", "I"))
+	for name, im := range imports {
+		body := asm.Code(nil)
+		for i, t := range im.t.Params {
+			body = seq(body, i64c(int64(8*i)), call(imports["input_load_u64"].index))
+			if t == engines.I32 {
+				body = seq(body, wrap)
+			}
+		}
+		body = seq(body, call(im.index))
+		if len(im.t.Results) > 0 {
+			body = seq(body, op(asm.Drop))
+		}
+		m.Func("call_"+name, sig("", ""), body)
+	}
+	return m.Bytes()
+}
+
+// FuzzPlugin holds that nothing that a plugin calls with whatever words makes the
+// host panic, and that the plugin is served after.
+func FuzzPlugin(f *testing.F) {
+	e := newEngine(f)
+	w := newWorld(f, "log_write", "http_request", "test_*")
+	b, err := extism.New(context.Background(), e, options, compile(f, e, puppet()), extism.Config{
+		Values: map[string]string{"": "value"}, HostFunctions: hostFunctions,
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer b.Close()
+	names := b.Functions()
+	call := w.begin(f)
+	for i := range names {
+		f.Add(byte(i), uint64(arena+pad+header), uint64(16), "")
+		f.Add(byte(i), uint64(arena+pad+header), uint64(math.MaxUint64), `{"url":"http://a.example/"}`)
+		f.Add(byte(i), uint64(math.MaxUint32), uint64(1<<32), "")
+	}
+	f.Fuzz(func(t *testing.T, which byte, first, second uint64, rest string) {
+		inst, err := b.Instantiate(call)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer inst.Close()
+		input := binary.LittleEndian.AppendUint64(nil, first)
+		input = append(binary.LittleEndian.AppendUint64(input, second), rest...)
+		_, err = b.Call(call, inst, names[int(which)%len(names)], input)
+		if failed, ok := errors.AsType[*extism.FunctionError](err); err != nil && !ok || ok && strings.Contains(failed.Message, "panic") {
+			t.Fatal(err)
+		}
+		if _, err := b.Call(call, inst, "call_reset", nil); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

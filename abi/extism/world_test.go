@@ -2,7 +2,12 @@ package extism_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -13,6 +18,7 @@ import (
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/meter"
 	"forgeone.dev/forgeone/engines/wazero"
+	"forgeone.dev/forgeone/engines/worker"
 	"forgeone.dev/forgeone/zta"
 )
 
@@ -65,8 +71,19 @@ func newWorld(t testing.TB, grants ...string) *world {
 				}
 				return []byte(`{"status":203,"headers":{"X-A":["1","2"],"Empty":[]}}` + "\nthe body\nof it"), nil
 			})},
-		abi.Registration{Name: "trap_quarantine", MinTrust: capability.Limited,
-			Handler: effect(func(*abi.SyscallContext) ([]byte, error) { return nil, nil })},
+		abi.Registration{Name: "test_multiply", Args: []string{"a", "b"}, MinTrust: capability.Limited,
+			Handler: effect(func(sc *abi.SyscallContext) ([]byte, error) {
+				a, errA := strconv.Atoi(sc.Args[0])
+				b, errB := strconv.Atoi(sc.Args[1])
+				return strconv.AppendInt(nil, int64(a*b), 10), errors.Join(errA, errB)
+			})},
+		abi.Registration{Name: "test_greet", Args: []string{"who"}, MinTrust: capability.Limited,
+			Handler: effect(func(sc *abi.SyscallContext) ([]byte, error) {
+				if sc.Args[0] == "" {
+					return nil, abi.Fail(abi.CodeNotFound, "nobody is there")
+				}
+				return []byte(sc.Args[0] + ": " + string(sc.Payload)), nil
+			})},
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +135,38 @@ func newEngine(t testing.TB) engines.WasmEngine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := meter.Wrap(upstream, meter.Limits{})
+	return owned(t, meter.Wrap(upstream, meter.Limits{}))
+}
+
+// allEngines are those that are at hand: wazero, and the workers that make build
+// has made.
+func allEngines() map[string]func(testing.TB) engines.WasmEngine {
+	all := map[string]func(testing.TB) engines.WasmEngine{"wazero": newEngine}
+	for _, name := range []string{"wasmer", "wasmtime"} {
+		binary := filepath.Join("..", "..", "bin", "forgeone-engine-"+name)
+		if b, err := os.ReadFile(binary); err == nil {
+			all[name] = func(t testing.TB) engines.WasmEngine {
+				t.Helper()
+				binary, err := filepath.Abs(binary)
+				if err != nil {
+					t.Fatal(err)
+				}
+				e, err := worker.New(worker.Config{
+					Binary: binary, SHA256: fmt.Sprintf("%x", sha256.Sum256(b)), Engine: name,
+					Env: map[string]string{"LD_LIBRARY_PATH": filepath.Dir(binary)},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return owned(t, e)
+			}
+		}
+	}
+	return all
+}
+
+func owned(t testing.TB, e engines.WasmEngine) engines.WasmEngine {
+	t.Helper()
 	t.Cleanup(func() {
 		if err := e.Close(); err != nil {
 			t.Error(err)
@@ -145,9 +193,9 @@ type plugin struct {
 	call    *abi.Call
 }
 
-func start(t testing.TB, w *world, e engines.WasmEngine, wasm []byte, config map[string]string) *plugin {
+func start(t testing.TB, w *world, e engines.WasmEngine, wasm []byte, config extism.Config) *plugin {
 	t.Helper()
-	b, err := extism.New(context.Background(), e, options, compile(t, e, wasm), extism.Config{Values: config})
+	b, err := extism.New(context.Background(), e, options, compile(t, e, wasm), config)
 	if err != nil {
 		t.Fatal(err)
 	}
