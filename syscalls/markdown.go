@@ -111,6 +111,10 @@ func grant(r abi.Registration) string {
 		return "name, `env://`"
 	case family == "net", family == "http":
 		return "name, `net://`"
+	case family == "secret":
+		return "name, `secret://`"
+	case r.Name == "crypto_sign", r.Name == "crypto_verify":
+		return "name, `key://`"
 	}
 	return "name"
 }

@@ -46,6 +46,9 @@ type Options struct {
 	Resolver *net.Resolver
 	// Roots are the certificates that servers are verified by; nil is the system's.
 	Roots *x509.CertPool
+	// Secrets and Keys are those that plugins may be granted, by name.
+	Secrets map[string]Secret
+	Keys    map[string]Key
 	// Version is the kernel's, as sys_info tells it.
 	Version string
 }
@@ -73,6 +76,7 @@ func Registrations(o Options) []abi.Registration {
 	for _, family := range [][]abi.Registration{
 		files(), names(), clock(), random(), env(o.Environ), digests(), logs(o.Logger, &rate), stdio(o.Stdin, o.Stdio), sys(o.Version), keys(o.State),
 		connections.registrations(), requests(connections, o.Roots),
+		secrets(o.Secrets, o.Environ), signatures(o.Keys),
 	} {
 		regs = append(regs, family...)
 	}
