@@ -8,6 +8,7 @@
 package config
 
 import (
+	"crypto/ed25519"
 	"time"
 
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -41,6 +42,8 @@ type Config struct {
 	Identities map[string]zta.IdentitySpec // those declared
 	Policies   []zta.Policy
 	Plugins    []host.PluginConfig
+	Secrets    map[string]Secret
+	Keys       map[string]Key
 
 	// Files are the paths of all files that the configuration is made of,
 	// artifacts of plugins not included, for a watcher.
@@ -74,6 +77,18 @@ type Compile struct {
 	Memory    uint64        // of one module, in bytes
 	CacheDir  string        // where machine code is kept; empty for nowhere
 	CacheSize uint64        // of what is kept for an engine, in bytes
+}
+
+// Secret is where a secret comes from: exactly one of the two.
+type Secret struct {
+	Env  string
+	File string
+}
+
+// Key is an Ed25519 key that plugins use by its name.
+type Key struct {
+	Private ed25519.PrivateKey // secret; nil for a key that can only verify
+	Public  ed25519.PublicKey
 }
 
 // Isolation says where an engine runs.

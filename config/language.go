@@ -20,6 +20,8 @@ type (
 		identities []*identityBlock
 		policies   []*policyBlock
 		plugins    []*pluginBlock
+		secrets    []*secretBlock
+		keys       []*keyBlock
 	}
 	kernelBlock struct {
 		header
@@ -83,6 +85,14 @@ type (
 		limits                                                     []*limitsBlock
 		pool                                                       []*poolBlock
 	}
+	secretBlock struct {
+		header
+		env, file opt[string]
+	}
+	keyBlock struct {
+		header
+		private, public opt[string]
+	}
 	capabilitiesBlock struct {
 		header
 		syscalls, resources, apis opt[[]item]
@@ -113,7 +123,7 @@ func language() *block {
 	return &block{
 		doc: "One file configures one kernel. What is left out is denied, off, or the default given here. " +
 			"Relative paths are relative to the directory of the file.",
-		blocks: []block{kernelLanguage(), engineLanguage(), compileLanguage(), auditLanguage(), identityLanguage(), policyLanguage(), pluginLanguage()},
+		blocks: []block{kernelLanguage(), engineLanguage(), compileLanguage(), auditLanguage(), identityLanguage(), policyLanguage(), pluginLanguage(), secretLanguage(), keyLanguage()},
 		unbuilt: []unbuilt{
 			{"node", "a node of the policy graph: a named group of plugins, identities or resources", "use the lists of a policy"},
 			{"edge", "an edge of the policy graph: what one node may do to another", "use a policy whose lists name both sides"},
@@ -361,6 +371,28 @@ func pluginLanguage() block {
 		unbuilt: []unbuilt{
 			{"runtime", "files that the jail of a native plugin shows it", ""},
 			{"audit", "whether repeated records are folded", ""},
+		},
+	}
+}
+
+func secretLanguage() block {
+	return block{
+		name: "secret", label: "the name that a plugin asks for", many: true, add: into(func(f *file) *[]*secretBlock { return &f.secrets }),
+		doc: "A secret that plugins may get by secret_get: exactly one of env and file. A plugin needs the resource secret://NAME. It is read each time that it is asked for.",
+		options: []option{
+			field("env", text, "the environment variable of the kernel that holds it", func(b *secretBlock) *opt[string] { return &b.env }),
+			field("file", anyPath, "the file that holds it; a line end at its end is not part of it", func(b *secretBlock) *opt[string] { return &b.file }),
+		},
+	}
+}
+
+func keyLanguage() block {
+	return block{
+		name: "key", label: "the name that a plugin asks for", many: true, add: into(func(f *file) *[]*keyBlock { return &f.keys }),
+		doc: "An Ed25519 key that plugins sign or verify with and never see. A plugin needs the resource key://NAME. Made by openssl genpkey -algorithm ed25519.",
+		options: []option{
+			field("private", text, "the private key, PKCS #8 in PEM, to sign with", func(b *keyBlock) *opt[string] { return &b.private }, secret),
+			field("public", text, "the public key, SubjectPublicKeyInfo in PEM, to verify with", func(b *keyBlock) *opt[string] { return &b.public }, standard("that of private")),
 		},
 	}
 }

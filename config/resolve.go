@@ -41,6 +41,8 @@ func (r *resolver) config() *Config {
 		r.plugin(b)
 	}
 	r.policies()
+	r.secrets()
+	r.keys()
 	return &r.out
 }
 

@@ -107,6 +107,24 @@ func openKernel(cfg *config.Config, logger hclog.Logger, o syscalls.Options) (_ 
 	return k, nil
 }
 
+// secretsOf are the secrets of a configuration, by name.
+func secretsOf(cfg *config.Config) map[string]syscalls.Secret {
+	out := make(map[string]syscalls.Secret, len(cfg.Secrets))
+	for name, s := range cfg.Secrets {
+		out[name] = syscalls.Secret(s)
+	}
+	return out
+}
+
+// keysOf are the keys of a configuration, by name.
+func keysOf(cfg *config.Config) map[string]syscalls.Key {
+	out := make(map[string]syscalls.Key, len(cfg.Keys))
+	for name, k := range cfg.Keys {
+		out[name] = syscalls.Key(k)
+	}
+	return out
+}
+
 // close takes the kernel down: plugins, log and lock, in this order.
 func (k *kernel) close() error {
 	var errs []error

@@ -142,6 +142,8 @@ func fixed(cur, next *config.Config) error {
 	note("kernel.idle_memory", cur.Kernel.IdleMemory == next.Kernel.IdleMemory)
 	note("engine", reflect.DeepEqual(cur.Engines, next.Engines))
 	note("audit", reflect.DeepEqual(cur.Audit, next.Audit))
+	note("secret", reflect.DeepEqual(cur.Secrets, next.Secrets))
+	note("key", reflect.DeepEqual(cur.Keys, next.Keys))
 	if len(changed) == 0 {
 		return nil
 	}
