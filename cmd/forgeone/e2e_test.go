@@ -509,7 +509,7 @@ func TestCallModule(t *testing.T) {
 	forgeone(t, "call", module, "spin", "--timeout", "50ms").want(t, 5, "timeout")
 	forgeone(t, "call", module, "trap").want(t, 1, "error: ", "unreachable")
 	forgeone(t, "call", module, "add", "--abi", "forge", "1", "2").want(t, 2, "it is core")
-	forgeone(t, "call", module, "add", "--abi", "extism", "1", "2").want(t, 2, "it is core")
+	forgeone(t, "call", module, "add", "--abi", "extism", "1", "2").want(t, 2, "give its functions --input")
 	forgeone(t, "call", module, "add", "--engine", "wasmtime", "1", "2").want(t, 2, "forgeone engines")
 	forgeone(t, "call", module, "add", "-1", "2").want(t, 2, "put -- before")
 	forgeone(t, "call", module+".missing.wasm", "add", "1", "2").want(t, 2, "no such file")
