@@ -43,8 +43,12 @@ func (p *Process) Changed() bool {
 	if p.fds == nil {
 		return false
 	}
+	open := p.fds
+	for len(open) > 0 && open[len(open)-1] == nil {
+		open = open[:len(open)-1]
+	}
 	same := func(a, b *descriptor) bool { return a != nil && *a == *b }
-	return p.ahead != nil || !slices.EqualFunc(p.fds, NewProcess(p.config).descriptors(), same)
+	return p.ahead != nil || !slices.EqualFunc(open, NewProcess(p.config).descriptors(), same)
 }
 
 type processKey struct{}
