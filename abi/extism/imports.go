@@ -1,15 +1,10 @@
 package extism
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
-	"net/http"
-	"strings"
 
 	"forgeone.dev/forgeone/abi"
 	"forgeone.dev/forgeone/abi/internal/guest"
@@ -215,82 +210,4 @@ func (x *execution) importGetLogLevel(ctx context.Context, _ engines.Memory, sta
 		stack[0] = math.MaxInt32
 	}
 	return nil
-}
-
-// httpRequest is an HTTP request as a plugin makes it.
-type httpRequest struct {
-	URL     string            `json:"url"`
-	Method  string            `json:"method"` // GET if empty
-	Headers map[string]string `json:"headers"`
-}
-
-// httpHead is the first line of what the syscall http_request takes and returns;
-// the body follows.
-type httpHead struct {
-	Status  int         `json:"status,omitempty"`
-	Headers http.Header `json:"headers,omitempty"`
-}
-
-// importHTTPRequest is http_request(request, n, body, n) -> length. What keeps it
-// from being done ends the call, as the plugin has no way to learn of it.
-func (x *execution) importHTTPRequest(ctx context.Context, mem engines.Memory, stack []uint64) error {
-	x.status, x.headers = 0, nil
-	text, err := read(mem, stack[0], stack[1])
-	if err != nil {
-		return err
-	}
-	var request httpRequest
-	if err := json.Unmarshal(text, &request); err != nil {
-		return x.end("http_request: the request is no JSON object of url, method and headers: %v", err)
-	}
-	if stack[3] > MaxBody {
-		return x.end("http_request: a body of %d bytes is above the limit of %d", stack[3], MaxBody)
-	}
-	body, err := read(mem, stack[2], stack[3])
-	if err != nil {
-		return err
-	}
-	head := httpHead{Headers: http.Header{}}
-	for name, value := range request.Headers {
-		head.Headers.Set(name, value)
-	}
-	payload, err := json.Marshal(head)
-	if err != nil {
-		return err
-	}
-	payload = append(append(payload, '\n'), body...)
-	method := strings.ToUpper(cmp.Or(request.Method, http.MethodGet))
-	res, err := guest.Syscall(ctx, "http_request", []string{method, request.URL}, 0, payload)
-	if err != nil {
-		return err
-	}
-	if err := res.Error(); err != nil {
-		return x.end("http_request: %v", err)
-	}
-
-	line, body, _ := bytes.Cut(res.Data, []byte{'\n'})
-	var response httpHead
-	if err := json.Unmarshal(line, &response); err != nil {
-		return fmt.Errorf("the head of the response: %w", err)
-	}
-	headers := make(map[string]string, len(response.Headers))
-	for name, values := range response.Headers {
-		headers[strings.ToLower(name)] = strings.Join(values, ",")
-	}
-	if x.headers, err = json.Marshal(headers); err != nil {
-		return err
-	}
-	x.status = response.Status
-	return x.give(stack, body)
-}
-
-// importHTTPStatusCode is http_status_code() -> status.
-func (x *execution) importHTTPStatusCode(_ context.Context, _ engines.Memory, stack []uint64) error {
-	stack[0] = uint64(x.status)
-	return nil
-}
-
-// importHTTPHeaders is http_headers() -> length.
-func (x *execution) importHTTPHeaders(_ context.Context, _ engines.Memory, stack []uint64) error {
-	return x.give(stack, x.headers)
 }

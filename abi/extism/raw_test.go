@@ -211,6 +211,9 @@ func TestHTTP(t *testing.T) {
 	request("headers", `{"url":"http://a.example/","method":"head"}`, "", seq(g.call("http_headers"), set(0), g.output(0), ok))
 	request("status", `{"url":"http://a.example/"}`, "", g.call("http_status_code"))
 	request("down", `{"url":"http://down.example/"}`, "", ok)
+	request("moved", `{"url":"http://moved.example/#f","method":"post","headers":{"Authorization":"a","content-type":"b","host":"c","x":" d "}}`, "sent", seq(g.output(0), ok))
+	request("round", `{"url":"http://round.example/"}`, "", ok)
+	request("lost", `{"url":"http://lost.example/"}`, "", ok)
 	request("broken", `{"url":"http://broken.example/"}`, "", ok)
 	request("malformed", `GET /`, "", ok)
 	g.Func("none", sig("", "i"), seq(g.call("http_headers"), op(asm.I32WrapI64), g.call("http_status_code"), op(i32Or)))
@@ -231,11 +234,17 @@ func TestHTTP(t *testing.T) {
 		`http_request GET http://a.example/ <{"headers":{"X-Y":["z"]}}` + "\nsent>",
 		`http_request HEAD http://a.example/ <{}` + "\n>",
 		`http_request GET http://a.example/ <{}` + "\n>",
+		`http_request POST http://moved.example/ <{"headers":{"Authorization":["a"],"Content-Type":["b"],"X":["d"]}}` + "\nsent>",
+		`http_request GET http://moved.example/there <{"headers":{"Authorization":["a"],"X":["d"]}}` + "\n>",
+		`http_request GET https://a.example/?q <{"headers":{"X":["d"]}}` + "\n>",
+	}
+	if out := p.run("moved", ""); out != "the body\nof it" {
+		t.Errorf("moved %q", out)
 	}
 	if got := w.effects(); !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}
-	for f, want := range map[string]string{"down": "no such host", "malformed": "no JSON object"} {
+	for f, want := range map[string]string{"round": "after 10 redirects", "lost": "missing protocol scheme", "down": "no such host", "malformed": "no JSON object"} {
 		if err := p.fails(f, ""); !strings.Contains(err.Message, want) || err.Function != f {
 			t.Errorf("%s: %v", f, err)
 		}

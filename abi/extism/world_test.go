@@ -66,6 +66,14 @@ func newWorld(t testing.TB, grants ...string) *world {
 				switch sc.Args[1] {
 				case "http://broken.example/":
 					return []byte("no head"), nil
+				case "http://moved.example/":
+					return []byte(`{"status":302,"headers":{"Location":["/there"]}}` + "\n"), nil
+				case "http://moved.example/there":
+					return []byte(`{"status":308,"headers":{"Location":["https://a.example/?q#f"]}}` + "\n"), nil
+				case "http://round.example/":
+					return []byte(`{"status":301,"headers":{"Location":["http://round.example/"]}}` + "\n"), nil
+				case "http://lost.example/":
+					return []byte(`{"status":303,"headers":{"Location":["://"]}}` + "\n"), nil
 				case "http://down.example/":
 					return nil, abi.Fail(abi.CodeNotFound, "no such host")
 				}
