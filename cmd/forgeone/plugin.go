@@ -32,10 +32,10 @@ func (c *cli) plugin() *cobra.Command {
 	}
 	return group(&cobra.Command{
 		Use:     "plugin",
-		Short:   "Manage the plugins of a running kernel",
+		Short:   "Manage the plugins of a running kernel, and make new ones",
 		Example: "  forgeone plugin list --config forgeone.hcl",
 	},
-		c.pluginList(), c.pluginInspect(),
+		c.pluginNew(), c.pluginList(), c.pluginInspect(),
 		verb("load", "Load a plugin of the kernel's configuration; it is then stopped", (*control.Client).Load),
 		verb("start", "Start a stopped or failed plugin", (*control.Client).Start),
 		verb("pause", "Refuse a plugin's new calls until it is resumed", (*control.Client).Pause),
