@@ -448,7 +448,7 @@ func (p *pool) status() *PoolStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.image == nil {
-		return &PoolStatus{Reason: "the trust level has changed, and there was no call since"}
+		return &PoolStatus{Reason: "the trust level has changed, or the engine's process has ended, and there was no call since"}
 	}
 	return &PoolStatus{Reason: p.image.reason, Image: p.image.size(), Idle: len(p.image.idle)}
 }
