@@ -106,8 +106,12 @@ func (s Set) Syscall(name string) bool {
 }
 
 // Resource reports whether a canonical resource is granted. One that is the
-// plugin's own (see [NeedsGrant]) is granted by any set but the zero one.
+// plugin's own (see [NeedsGrant]) is granted by any set but the zero one, and a
+// function of another plugin, "api://plugin/function", as [Set.API] has it.
 func (s Set) Resource(uri string) bool {
+	if api, ok := strings.CutPrefix(uri, "api://"); ok {
+		return s.API(api)
+	}
 	if !NeedsGrant(uri) {
 		return len(s.layers) > 0
 	}

@@ -112,6 +112,9 @@ func TestAPIs(t *testing.T) {
 		if got := s.API(name); got != want {
 			t.Errorf("API(%q) = %v", name, got)
 		}
+		if got := s.Resource("api://" + name); got != want {
+			t.Errorf("Resource(api://%s) = %v", name, got)
+		}
 	}
 }
 

@@ -75,6 +75,10 @@ func ParsePattern(s string) (Pattern, error) {
 		if host, _, _ := strings.Cut(rest, "/"); strings.ToLower(host) != host {
 			return fail("the host is not in lower case, as resources are")
 		}
+	case "net":
+		if strings.ToLower(rest) != rest {
+			return fail("the host is not in lower case, as resources are")
+		}
 	}
 	p := Pattern{
 		text:   s,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -233,6 +234,33 @@ func (h *PluginHost) Call(ctx context.Context, id uuid.UUID, function string, in
 	h.calls.Add(1)
 	defer h.calls.Add(-1)
 	return p.call(ctx, function, input)
+}
+
+// CallForPlugin is [PluginHost.Call] for another plugin, by name alone, as grants
+// name it. Errors: *[abi.SyscallError], which says what a plugin may know.
+func (h *PluginHost) CallForPlugin(ctx context.Context, name, function string, input []byte) ([]byte, error) {
+	h.mu.Lock()
+	p := h.names[name]
+	h.mu.Unlock()
+	if p == nil {
+		return nil, abi.Fail(abi.CodeNotFound, "plugin %q is not loaded", name)
+	}
+	out, err := h.Call(ctx, p.id, function, input)
+	var denied *abi.DeniedError
+	var failed *FunctionError
+	switch {
+	case err == nil:
+		return out, nil
+	case errors.As(err, &failed):
+		return nil, &abi.SyscallError{Code: abi.CodeIO, Message: failed.Error(), Context: map[string]string{
+			"plugin": name, "function": function, "code": strconv.Itoa(int(failed.Code)), "message": failed.Message,
+		}}
+	case errors.As(err, &denied):
+		return nil, abi.Fail(abi.CodePermission, "plugin %s takes no calls, or was stopped in this one", name)
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, abi.Fail(abi.CodeTimeout, "%v", err)
+	}
+	return nil, abi.Fail(abi.CodeIO, "%v", err)
 }
 
 // Lookup is the id of the plugin of that name or id text.

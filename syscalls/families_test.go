@@ -393,7 +393,7 @@ func TestLowestTrust(t *testing.T) {
 		want := capability.Limited
 		switch r.Name {
 		case "file_write", "file_truncate", "file_sync", "file_mkdir", "file_remove", "file_rename", "file_link", "file_symlink", "file_times",
-			"net_connect", "net_send", "net_recv", "net_close", "http_request", "secret_get", "crypto_sign":
+			"net_connect", "net_send", "net_recv", "net_close", "http_request", "secret_get", "crypto_sign", "plugin_call":
 			want = capability.Standard
 		case "net_listen", "net_accept":
 			want = capability.Trusted

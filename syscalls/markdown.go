@@ -111,6 +111,8 @@ func grant(r abi.Registration) string {
 		return "name, `env://`"
 	case family == "net", family == "http":
 		return "name, `net://`"
+	case family == "plugin":
+		return "name, `apis`"
 	case family == "secret":
 		return "name, `secret://`"
 	case r.Name == "crypto_sign", r.Name == "crypto_verify":

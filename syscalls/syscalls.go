@@ -49,6 +49,8 @@ type Options struct {
 	// Secrets and Keys are those that plugins may be granted, by name.
 	Secrets map[string]Secret
 	Keys    map[string]Key
+	// CallPlugin serves plugin_call; nil makes it fail.
+	CallPlugin CallPlugin
 	// Version is the kernel's, as sys_info tells it.
 	Version string
 }
@@ -76,7 +78,7 @@ func Registrations(o Options) []abi.Registration {
 	for _, family := range [][]abi.Registration{
 		files(), names(), clock(), random(), env(o.Environ), digests(), logs(o.Logger, &rate), stdio(o.Stdin, o.Stdio), sys(o.Version), keys(o.State),
 		connections.registrations(), requests(connections, o.Roots),
-		secrets(o.Secrets, o.Environ), signatures(o.Keys),
+		secrets(o.Secrets, o.Environ), signatures(o.Keys), calls(o.CallPlugin),
 	} {
 		regs = append(regs, family...)
 	}
