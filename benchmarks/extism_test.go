@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +24,7 @@ import (
 	"forgeone.dev/forgeone/abi"
 	forge "forgeone.dev/forgeone/abi/extism"
 	"forgeone.dev/forgeone/capability"
+	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/enginetest/versus"
 	"forgeone.dev/forgeone/host"
 	"forgeone.dev/forgeone/syscalls"
@@ -201,6 +205,58 @@ func TestExtismPlugins(t *testing.T) {
 	}
 }
 
+// TestExtismHTTP makes requests by a plugin of the SDK to a server of the test's.
+func TestExtismHTTP(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Date"] = nil
+		switch r.URL.Path {
+		case "/moved":
+			http.Redirect(w, r, "/there?"+r.URL.RawQuery, http.StatusFound)
+		case "/missing":
+			http.NotFound(w, r)
+		default:
+			w.Header().Add("X-Many", "1")
+			w.Header().Add("X-Many", "2")
+			fmt.Fprintf(w, "%s %s %s", r.Method, r.URL, r.Header.Get("X-Sent"))
+		}
+	}))
+	defer s.Close()
+	u, err := url.Parse(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := extism.NewPlugin(ctx, extism.Manifest{
+		Wasm: []extism.Wasm{extism.WasmFile{Path: sdkPlugin(t, "http_headers")}}, AllowedHosts: []string{u.Hostname()},
+	}, extism.PluginConfig{EnableWasi: true, EnableHttpResponseHeaders: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close(ctx)
+	ours, end, err := openPlugin(t, host.PluginConfig{Name: "http", WasmModule: sdkPlugin(t, "http_headers")}, "net://tcp/127.0.0.1:"+u.Port(), "net://internal/tcp/127.0.0.1:"+u.Port())
+	defer end()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/", "/moved?a=b", "/missing"} {
+		for _, request := range []string{
+			fmt.Sprintf(`{"url":%q}`, s.URL+path),
+			fmt.Sprintf(`{"url":%q,"method":"POST","headers":{"x-sent":"yes"}}`, s.URL+path),
+		} {
+			code, want, errTheirs := theirs.Call("http_get", []byte(request))
+			got, err := ours("http_get", []byte(request))
+			if errTheirs == nil && code == 0 && len(want) == 0 {
+				t.Errorf("%s: Extism's output is empty", request)
+			}
+			if (err != nil) != (errTheirs != nil || code != 0) || err == nil && !bytes.Equal(got, want) {
+				t.Errorf("%s: %q (%v); Extism's: %q (%v)", request, got, err, want, errTheirs)
+			}
+		}
+	}
+	if _, err := ours("http_get", []byte(`{"url":"http://127.0.0.1:1/"}`)); err == nil || !strings.Contains(err.Error(), "http_request: blocked: ") {
+		t.Errorf("what is not granted: %v", err)
+	}
+}
+
 // onExtism does the steps on Extism's own SDK.
 func onExtism(t *testing.T, name, dir string) []result {
 	t.Helper()
@@ -228,8 +284,8 @@ func onExtism(t *testing.T, name, dir string) []result {
 }
 
 // openPlugin loads and starts an Extism plugin in a host of its own, with all that
-// it could want but the network.
-func openPlugin(t testing.TB, pc host.PluginConfig) (caller, func(), error) {
+// it could want, of the network what resources say.
+func openPlugin(t testing.TB, pc host.PluginConfig, resources ...string) (caller, func(), error) {
 	t.Helper()
 	reg := &abi.SyscallRegistry{}
 	_, own, functions := hostFunctions()
@@ -246,7 +302,7 @@ func openPlugin(t testing.TB, pc host.PluginConfig) (caller, func(), error) {
 		_ = h.Close(ctx)
 		_ = os.RemoveAll(h.AuditDir())
 	}
-	grant := capability.Grant{Syscalls: []string{"time_*", "random_get", "stdio_*", "log_write", "file_*", "own_*"}}
+	grant := capability.Grant{Syscalls: []string{"time_*", "random_get", "stdio_*", "log_write", "file_*", "own_*", "http_request", "net_connect"}, Resources: resources}
 	for _, m := range pc.Mounts {
 		grant.Resources = append(grant.Resources, "file://"+m.Guest, "file://"+m.Guest+"/**")
 	}
@@ -338,6 +394,60 @@ func BenchmarkSDKCall(b *testing.B) {
 			}
 			versus.Run(b, rivals...)
 		})
+	}
+}
+
+// BenchmarkSDKInstance is a new instance of a plugin that is compiled, its first
+// call, and its end. ForgeOne's is of the engine and ABI, without a host.
+func BenchmarkSDKInstance(b *testing.B) {
+	for w := range sdkWork[:2] {
+		b.Run(sdkWork[w].name, func(b *testing.B) {
+			limited := compileExtism(b, w, timeout)
+			b.Cleanup(func() { _ = limited.Close(ctx) })
+			versus.Run(b,
+				caller(limited.once).sdkRival("extism-timeout", w),
+				newInstances(b, w).sdkRival("engine-timeout", w))
+		})
+	}
+}
+
+// newInstances makes a new instance for each call, on ForgeOne's engine.
+func newInstances(b *testing.B, w int) caller {
+	b.Helper()
+	h, end := newPluginHost(b)
+	b.Cleanup(end)
+	gateCall, err := h.Gate().Begin(ctx, &abi.Subject{
+		Plugin: "p", Identity: zta.Identity{ID: "i", TrustVector: zta.Signed},
+		TrustLevel: capability.Limited, Capabilities: grants(b), Container: abi.NewContainer("c"),
+	}, "bench", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	e, err := newEngine()
+	if err != nil {
+		b.Fatal(err)
+	}
+	wasm, err := os.ReadFile(sdkPlugin(b, sdkWork[w].plugin))
+	if err != nil {
+		b.Fatal(err)
+	}
+	opts := engines.CompileOptions{MemoryLimitPages: host.DefaultMemoryLimit / engines.PageSize, Interruptible: true}
+	module, err := e.Compile(ctx, wasm, opts)
+	if err != nil {
+		b.Fatal(err)
+	}
+	binding, err := forge.New(ctx, e, opts, module, forge.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = errors.Join(gateCall.End(nil, nil), binding.Close(), module.Close(), e.Close()) })
+	return func(function string, input []byte) ([]byte, error) {
+		inst, err := binding.Instantiate(gateCall)
+		if err != nil {
+			return nil, err
+		}
+		out, err := binding.Call(gateCall, inst, function, input)
+		return out, errors.Join(err, inst.Close())
 	}
 }
 
