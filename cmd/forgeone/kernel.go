@@ -70,7 +70,7 @@ type kernel struct {
 
 // openKernel brings a kernel up, without its plugins.
 //
-// o says what its syscalls work on beside its state and its logger.
+// o says what its syscalls work on beside what is the kernel's own.
 func openKernel(cfg *config.Config, logger hclog.Logger, o syscalls.Options) (_ *kernel, err error) {
 	k := &kernel{logger: logger}
 	defer func() {
@@ -85,6 +85,11 @@ func openKernel(cfg *config.Config, logger hclog.Logger, o syscalls.Options) (_ 
 		return nil, err
 	}
 	o.State, o.Logger = k.db, logger.Named("plugin")
+	o.Secrets, o.Keys = secretsOf(cfg), keysOf(cfg)
+	// Plugins call one another once there are some, and so a host.
+	o.CallPlugin = func(ctx context.Context, plugin, function string, input []byte) ([]byte, error) {
+		return k.host.CallForPlugin(ctx, plugin, function, input)
+	}
 	registry, err := newRegistry(o)
 	if err != nil {
 		return nil, err
