@@ -55,6 +55,18 @@ func TestRequests(t *testing.T) {
 			sdk.Request{Name: "kv_get", Args: []string{"count"}}, "1", []byte("1")},
 		"KVPut": {func(k *sdk.Kernel) (any, error) { return nil, k.KVPut(ctx, "count", []byte("2")) },
 			sdk.Request{Name: "kv_put", Args: []string{"count"}, Payload: []byte("2")}, "", nil},
+		"Fetch": {func(k *sdk.Kernel) (any, error) {
+			return k.Fetch(ctx, "POST", "https://example.com/", map[string][]string{"A": {"b"}}, []byte("in"))
+		}, sdk.Request{Name: "http_request", Args: []string{"POST", "https://example.com/"}, Payload: []byte("{\"headers\":{\"A\":[\"b\"]}}\nin")},
+			"{\"status\":201,\"headers\":{\"B\":[\"c\",\"d\"]}}\nout\n", &sdk.HTTPResponse{Status: 201, Headers: map[string][]string{"B": {"c", "d"}}, Body: []byte("out\n")}},
+		"Secret": {func(k *sdk.Kernel) (any, error) { return k.Secret(ctx, "token") },
+			sdk.Request{Name: "secret_get", Args: []string{"token"}}, "s", []byte("s")},
+		"Sign": {func(k *sdk.Kernel) (any, error) { return k.Sign(ctx, "release", []byte("m")) },
+			sdk.Request{Name: "crypto_sign", Args: []string{"release"}, Payload: []byte("m")}, "sig", []byte("sig")},
+		"Verify": {func(k *sdk.Kernel) (any, error) { return k.Verify(ctx, "release", []byte("m"), make([]byte, 64)) },
+			sdk.Request{Name: "crypto_verify", Args: []string{"release"}, Payload: append(make([]byte, 64), 'm')}, "1", true},
+		"CallPlugin": {func(k *sdk.Kernel) (any, error) { return k.CallPlugin(ctx, "search", "query", []byte("q")) },
+			sdk.Request{Name: "plugin_call", Args: []string{"search", "query"}, Payload: []byte("q")}, "r", []byte("r")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var asked sdk.Request
@@ -282,4 +294,50 @@ func ExampleKernel() {
 	// Output:
 	// hello, world <nil>
 	// I may not read my greeting: file_open was blocked: no policy allows it
+}
+
+// TestConn holds a connection and a listener to their syscalls.
+func TestConn(t *testing.T) {
+	handle := string(binary.LittleEndian.AppendUint64(nil, 7))
+	var asked []string
+	k := sdk.NewKernel(transport(func(r sdk.Request) sdk.Result {
+		asked = append(asked, fmt.Sprintf("%s%v%d%s", r.Name, r.Args, r.Handle, r.Payload))
+		switch r.Name {
+		case "net_connect":
+			return data(handle)
+		case "net_listen", "net_accept":
+			return data(handle + "127.0.0.1:80")
+		case "net_send":
+			return data(strconv.Itoa(min(2, len(r.Payload))))
+		case "net_recv":
+			n, _ := strconv.Atoi(r.Args[0])
+			return data("abc"[:min(n, 3)])
+		}
+		return data("")
+	}))
+	c, err := k.Connect(t.Context(), "tcp", "example.com", 443)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.WriteString(c, "xyz"); n != 3 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if got, err := io.ReadAll(io.LimitReader(c, 4)); string(got) != "abca" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	l, err := k.Listen(t.Context(), "tcp", "127.0.0.1", 0)
+	if err != nil || l.Addr != "127.0.0.1:80" {
+		t.Fatal(l, err)
+	}
+	if _, peer, err := l.Accept(); peer != "127.0.0.1:80" || err != nil {
+		t.Error(peer, err)
+	}
+	for i, want := range []string{"net_connect[tcp example.com 443]0", "net_send[]7xyz", "net_send[]7z", "net_recv[4]7"} {
+		if asked[i] != want {
+			t.Errorf("%d: asked %q, want %q", i, asked[i], want)
+		}
+	}
 }
