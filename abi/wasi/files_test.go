@@ -74,6 +74,7 @@ func TestModes(t *testing.T) {
 		{"file", 0, fdWrite, 0, "wekn"},
 		{"file", trunc, fdWrite, 0, "wen"},
 		{"file", creat, fdRead, 0, "rcn"},
+		{"file", 0, fdRead | 1<<22, 0, "rn"}, // as Go opens for reading
 		{"file", creat | trunc, fdRead | fdWrite, 0, "r+ctn"},
 		{"file", trunc, 0, 0, "r+tn"},
 		{"new", creat | excl, fdWrite, syncing | appending, "wkxns"},
@@ -270,7 +271,7 @@ func TestReadAndWrite(t *testing.T) {
 	}
 	g.want(espipe, "fd_seek", 1, 0, 0, 64)
 	g.want(einval, "fd_sync", 1)
-	g.want(einval, "fd_allocate", g.wantOpen(success, 3, "file", 0, 1<<8, 0, 0), 1<<63, 1<<63)
+	g.want(einval, "fd_allocate", g.wantOpen(success, 3, "file", 0, fdWrite|1<<8, 0, 0), 1<<63, 1<<63)
 }
 
 func TestReaddir(t *testing.T) {

@@ -157,10 +157,13 @@ func (x frame) openAs(d *descriptor, q openRequest) (err error) {
 		return x.openDirectory(d, q)
 	}
 	d.handle, err = x.open(d.path, q.mode(d.base))
-	if err == eisdir && d.base&writing == 0 && q.oflags == 0 { //nolint:errorlint // an errno is never wrapped
+	if err == eisdir && d.base&rightWrite == 0 && q.oflags == 0 { //nolint:errorlint // an errno is never wrapped
 		return x.openDirectory(d, q)
 	}
 	d.typ = typeRegular
+	if d.base&rightWrite == 0 {
+		d.base &^= writing
+	}
 	d.base, d.inheriting = d.base&fileRights, d.inheriting&fileRights
 	return err
 }
@@ -180,7 +183,7 @@ func (x frame) openDirectory(d *descriptor, q openRequest) (err error) {
 // Appending is said write by write, so that it can be switched.
 func (q openRequest) mode(base rights) string {
 	create, truncate := q.oflags&openCreate != 0, q.oflags&openTruncate != 0
-	write := base&writing != 0
+	write := base&rightWrite != 0
 	var mode strings.Builder
 	switch {
 	case write && base&(rightRead|rightReaddir) == 0:

@@ -47,7 +47,8 @@ const (
 		rightPathStat | rightPathSetSize | rightPathSetTimes | rightStat | rightSetTimes |
 		rightSymlink | rightRemoveDirectory | rightUnlinkFile | rightPoll
 
-	// writing are the rights that a file must be open for writing for.
+	// writing are the rights that a file must be open for writing for. The first
+	// asks for it: some ask for the others although they will not write.
 	writing = rightWrite | rightAllocate | rightSetSize
 )
 
