@@ -48,7 +48,8 @@ type pool struct {
 type image struct {
 	level    capability.TrustLevel
 	snapshot engines.Snapshot // nil where there can be none
-	reason   string           // why
+	process  *wasi.Process    // the state of WASI that goes with it; nil if the plugin has none
+	reason   string           // why there is no snapshot
 
 	idle  []idle // the longest idle first; guarded by the pool's mu
 	users int    // who entered and has not left; guarded by the pool's mu
@@ -165,6 +166,9 @@ func (p *pool) take(call *abi.Call, img *image) (*instance, error) {
 			return nil, &unreachedError{fmt.Errorf("an instance of the plugin's image: %w", err)} // which runs nothing of the guest
 		}
 		inst = remembering(made)
+	}
+	if img.process != nil {
+		wasi.ProcessFrom(call.Context()).Become(img.process)
 	}
 	if err := p.code.reseed(call, inst); err != nil {
 		return nil, errors.Join(err, inst.Close())
@@ -315,8 +319,7 @@ func (p *pool) initialise(call *abi.Call) (*image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img.snapshot, err = p.capture(call, inst)
-	if err != nil {
+	if err = p.capture(call, inst, img); err != nil {
 		img.reason = err.Error()
 		if img.reason != p.reported {
 			p.reported = img.reason
@@ -330,26 +333,30 @@ func (p *pool) initialise(call *abi.Call) (*image, error) {
 	return img, nil
 }
 
-// capture makes a snapshot of a started instance. The error says why there can
-// be none.
-func (p *pool) capture(call *abi.Call, inst *instance) (engines.Snapshot, error) {
+// capture makes the image of a started instance. The error says why there can be
+// none.
+func (p *pool) capture(call *abi.Call, inst *instance, img *image) error {
 	if !p.code.snapshots {
-		return nil, fmt.Errorf("engine %s cannot capture instances", p.code.engine.Info().Name)
+		return fmt.Errorf("engine %s cannot capture instances", p.code.engine.Info().Name)
 	}
 	if n := call.Handles(); n > 0 {
-		return nil, &engines.SnapshotError{Reason: fmt.Sprintf("its initialisation leaves %d handles open, which an image cannot hold; close them there", n)}
-	}
-	if process := wasi.ProcessFrom(call.Context()); process != nil && process.Changed() {
-		return nil, &engines.SnapshotError{Reason: "its initialisation leaves WASI descriptors other than they were, which an image cannot hold"}
+		return &engines.SnapshotError{Reason: fmt.Sprintf("its initialisation leaves %d handles open, which an image cannot hold; close them there", n)}
 	}
 	if p.code.abi == ABIExtism {
-		return nil, &engines.SnapshotError{Reason: "an Extism plugin is linked to its memory, which an image does not hold; leave out state = \"pristine\" to keep one instance"}
+		return &engines.SnapshotError{Reason: "an Extism plugin is linked to its memory, which an image does not hold; leave out state = \"pristine\" to keep one instance"}
 	}
 	m, ok := p.code.module.(engines.Snapshotter)
 	if !ok {
-		return nil, fmt.Errorf("engine %s compiled it to a module that cannot be captured", p.code.engine.Info().Name)
+		return fmt.Errorf("engine %s compiled it to a module that cannot be captured", p.code.engine.Info().Name)
 	}
-	return m.Snapshot(inst.Instance)
+	if process := wasi.ProcessFrom(call.Context()); process != nil {
+		if img.process, ok = process.Capture(); !ok {
+			return &engines.SnapshotError{Reason: "its initialisation leaves WASI descriptors or input open, which an image cannot hold; close them there"}
+		}
+	}
+	var err error
+	img.snapshot, err = m.Snapshot(inst.Instance)
+	return err
 }
 
 // prepare tells tend that there may be instances to make ahead.

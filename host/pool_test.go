@@ -421,6 +421,17 @@ func TestTrustLevelHasItsOwnImage(t *testing.T) {
 	}
 }
 
+// A plugin in Go has an image: what its runtime does to the standard streams when
+// it starts goes with it.
+func TestGoPluginHasAnImage(t *testing.T) {
+	k := newKernel(t)
+	id := k.start(k.config("go", artifacts.summariseWasm))
+	if s := k.pool(id); s.Reason != "" || s.Image == 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+
 // TestWithoutAnImage: where there can be no image, each call starts an instance
 // anew, and it is said why.
 func TestWithoutAnImage(t *testing.T) {

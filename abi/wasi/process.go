@@ -36,19 +36,33 @@ type Process struct {
 // NewProcess makes the process of a guest that is about to start.
 func NewProcess(c *Config) *Process { return &Process{config: c} }
 
-// Changed reports whether the guest has done something to what it started with:
-// opened, closed or restricted a descriptor, or been given standard input. Such
-// a guest is more than its memory, so that a copy of that is not a guest.
-func (p *Process) Changed() bool {
-	if p.fds == nil {
-		return false
+// Capture is the process as it stands, for guests whose memory is a copy of this
+// one's. It is false if the process holds what is one guest's alone: an open
+// file or directory, or standard input that was read ahead.
+func (p *Process) Capture() (*Process, bool) {
+	if p.ahead != nil || slices.ContainsFunc(p.fds, func(d *descriptor) bool { return d != nil && d.handle != 0 }) {
+		return nil, false
 	}
-	open := p.fds
-	for len(open) > 0 && open[len(open)-1] == nil {
-		open = open[:len(open)-1]
+	return &Process{config: p.config, fds: copied(p.fds)}, true
+}
+
+// Become makes the process stand as a captured one does.
+func (p *Process) Become(captured *Process) {
+	p.config, p.fds, p.ahead = captured.config, copied(captured.fds), nil
+}
+
+func copied(fds []*descriptor) []*descriptor {
+	if fds == nil {
+		return nil
 	}
-	same := func(a, b *descriptor) bool { return a != nil && *a == *b }
-	return p.ahead != nil || !slices.EqualFunc(open, NewProcess(p.config).descriptors(), same)
+	all, out := make([]descriptor, len(fds)), make([]*descriptor, len(fds))
+	for i, d := range fds {
+		if d != nil {
+			all[i] = *d
+			out[i] = &all[i]
+		}
+	}
+	return out
 }
 
 type processKey struct{}
