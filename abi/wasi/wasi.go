@@ -1,7 +1,7 @@
 // Package wasi is wasi_snapshot_preview1, all of it, for guests of every
 // engine: each function that has an effect is a syscall through the gate of the
-// call that the guest serves, decided and recorded like any other. docs/abi.md
-// has the table.
+// call that the guest serves, decided and recorded like any other.
+// docs/conformance.md has the table.
 //
 // What a guest holds between its calls is a [Process]: arguments, environment,
 // and descriptors with their rights. Its files are those of the mounts of the

@@ -199,6 +199,32 @@ func TestEveryFunctionIsThere(t *testing.T) {
 	}
 }
 
+// TestTable holds the table of the documentation to the functions.
+func TestTable(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "conformance.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := new(abi.SyscallRegistry)
+	if err := known.Register(syscalls.Registrations(syscalls.Options{})...); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range preview1() {
+		cell := "none"
+		if asks := wasi.Syscalls(name); len(asks) > 0 {
+			cell = "`" + strings.Join(asks, "`, `") + "`"
+			for _, s := range asks {
+				if _, ok := known.Lookup(s); !ok {
+					t.Errorf("%s: there is no syscall %s", name, s)
+				}
+			}
+		}
+		if row := "| `" + name + "` | " + cell + " |"; !strings.Contains(string(doc), row) {
+			t.Errorf("docs/conformance.md has no row %q", row)
+		}
+	}
+}
+
 // TestWithoutAProcess says what a guest has that nobody gave anything.
 func TestWithoutAProcess(t *testing.T) {
 	g := newGuest(t)
