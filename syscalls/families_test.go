@@ -393,7 +393,8 @@ func TestLowestTrust(t *testing.T) {
 		want := capability.Limited
 		switch r.Name {
 		case "file_write", "file_truncate", "file_sync", "file_mkdir", "file_remove", "file_rename", "file_link", "file_symlink", "file_times",
-			"net_connect", "net_send", "net_recv", "net_close", "http_request", "secret_get", "crypto_sign", "plugin_call":
+			"net_connect", "net_send", "net_recv", "net_close", "http_request", "secret_get", "crypto_sign", "plugin_call",
+			"ipc_send", "ipc_recv", "mem_alloc", "mem_free", "mem_read", "mem_write":
 			want = capability.Standard
 		case "net_listen", "net_accept":
 			want = capability.Trusted

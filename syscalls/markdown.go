@@ -113,8 +113,8 @@ func grant(r abi.Registration) string {
 		return "name, `net://`"
 	case family == "plugin":
 		return "name, `apis`"
-	case family == "secret":
-		return "name, `secret://`"
+	case family == "secret", family == "ipc", family == "mem":
+		return "name, `" + family + "://`"
 	case r.Name == "crypto_sign", r.Name == "crypto_verify":
 		return "name, `key://`"
 	}

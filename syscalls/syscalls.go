@@ -78,7 +78,7 @@ func Registrations(o Options) []abi.Registration {
 	for _, family := range [][]abi.Registration{
 		files(), names(), clock(), random(), env(o.Environ), digests(), logs(o.Logger, &rate), stdio(o.Stdin, o.Stdio), sys(o.Version), keys(o.State),
 		connections.registrations(), requests(connections, o.Roots),
-		secrets(o.Secrets, o.Environ), signatures(o.Keys), calls(o.CallPlugin),
+		secrets(o.Secrets, o.Environ), signatures(o.Keys), calls(o.CallPlugin), ipc(), mem(),
 	} {
 		regs = append(regs, family...)
 	}
