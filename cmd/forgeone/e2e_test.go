@@ -628,6 +628,72 @@ func TestModuleInspect(t *testing.T) {
 	forgeone(t, "module", "inspect", module).want(t, 0, "(i32, i32) -> (i32)", "wasi_snapshot_preview1.random_get")
 	write(t, module, toolModule()[:20])
 	forgeone(t, "module", "inspect", module).want(t, 1, "compile")
+
+	for what, want := range map[string]string{ // with what to do instead
+		"\x00asm\x0d\x00\x01\x00":                             "extract the core module",
+		"\x00asm\x01\x00\x00\x00\x01\x05\x01\x5f\x01\x7f\x00": "build it for linear memory",
+	} {
+		write(t, module, []byte(what))
+		forgeone(t, "module", "inspect", module).want(t, 1, want)
+	}
+}
+
+// The grant that module inspect gives is one that a kernel takes, and enough.
+func TestModuleInspectGrant(t *testing.T) {
+	t.Parallel()
+	dir := newDir(t)
+	function := asm.Func(asm.Types(engines.I32, engines.I32), asm.Types(engines.I32))
+	for _, tc := range []struct {
+		name, abi string // as a table has it
+		module    []byte
+		has, not  []string
+	}{
+		{"tool ${x}.wasm", "core", toolModule(), []string{`["random_get"]`, `trust_level = "limited"`, `tool-x`, "$${x}"}, []string{"mount"}},
+		{"echo.wasm", "forge/1", echoModule(), nil, []string{"policy", "capabilities"}},
+		{"default.wasm", "wasi (WASI command)", func() []byte {
+			var m asm.Module
+			for _, name := range []string{"path_unlink_file", "fd_close", "sched_yield"} {
+				params := map[string]engines.FuncType{
+					"path_unlink_file": asm.Func(asm.Types(engines.I32, engines.I32, engines.I32), asm.Types(engines.I32)),
+					"fd_close":         asm.Func(asm.Types(engines.I32), asm.Types(engines.I32)),
+					"sched_yield":      asm.Func(nil, asm.Types(engines.I32)),
+				}
+				m.ImportFunc("wasi_snapshot_preview1", name, params[name])
+			}
+			m.Memory("memory", 1)
+			m.Func("_start", asm.Func(nil, nil), nil)
+			return m.Bytes()
+		}(), []string{`["file_remove"]`, `trust_level = "standard"`, `mode = "rw"`, "file:///data/**"}, []string{"file_close"}},
+		{"reactor.wasm", "core (WASI reactor)", func() []byte {
+			var m asm.Module
+			m.Func("_initialize", asm.Func(nil, nil), nil)
+			m.Func("f", function, asm.Code(nil).I32Const(0))
+			return m.Bytes()
+		}(), nil, []string{"policy"}},
+	} {
+		module := filepath.Join(dir, tc.name)
+		write(t, module, tc.module)
+		r := forgeone(t, "module", "inspect", module).want(t, 0, tc.abi+"\n")
+		m := decode[moduleInfo](t, forgeone(t, "module", "inspect", "--format", "json", module).want(t, 0))
+		for line := range strings.Lines(m.Grant) {
+			r.want(t, 0, strings.TrimSpace(line))
+		}
+		for _, text := range tc.has {
+			if !strings.Contains(m.Grant, text) {
+				t.Errorf("%s: no %q in\n%s", tc.name, text, m.Grant)
+			}
+		}
+		for _, text := range tc.not {
+			if strings.Contains(m.Grant, text) {
+				t.Errorf("%s: %q in\n%s", tc.name, text, m.Grant)
+			}
+		}
+		config := setup(t, baseConfig+m.Grant)
+		if err := os.Mkdir(filepath.Join(filepath.Dir(config), "data"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		forgeone(t, "policy", "check", "--config", config).want(t, 0, "no mistakes")
+	}
 }
 
 func TestPolicy(t *testing.T) {

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,9 +19,11 @@ import (
 	"forgeone.dev/forgeone/abi/extism"
 	"forgeone.dev/forgeone/abi/forge"
 	"forgeone.dev/forgeone/abi/wasi"
+	"forgeone.dev/forgeone/capability"
 	"forgeone.dev/forgeone/cmd/forgeone/builtins"
 	"forgeone.dev/forgeone/engines"
 	"forgeone.dev/forgeone/engines/cache"
+	"forgeone.dev/forgeone/syscalls"
 )
 
 func (c *cli) module() *cobra.Command {
@@ -39,10 +44,16 @@ type moduleInfo struct {
 	Functions []string     `json:"functions"`         // that can be called
 	Imports   []externInfo `json:"imports"`
 	Exports   []externInfo `json:"exports"`
+	// Form is what the module is in WASI's words: a command, which runs once,
+	// or a reactor, which is set up and then called. Empty for neither.
+	Form string `json:"form,omitempty"`
 	// Needs are the syscalls that its imports lead to. Which others a forge/1
 	// guest asks for shows when it runs.
 	Needs []string `json:"needs"`
 	Note  string   `json:"note,omitempty"`
+	// Grant is a plugin and a policy block, in HCL, that grant what it needs.
+	// Empty if it cannot be a plugin.
+	Grant string `json:"grant,omitempty"`
 }
 
 type externInfo struct {
@@ -56,7 +67,7 @@ func (c *cli) moduleInspect() *cobra.Command {
 	var engine string
 	cmd := &cobra.Command{
 		Use:     "inspect MODULE.wasm",
-		Short:   "Show a module's ABI, hash, imports, exports and the syscalls it needs, without running it",
+		Short:   "Show a module's ABI, hash, imports, exports, the syscalls it needs and a grant of them to paste, without running it",
 		Example: "  forgeone module inspect plugin.wasm\n  forgeone module inspect --format json plugin.wasm",
 		Args:    exactArgs("MODULE.wasm"),
 		RunE: c.do(func(cmd *cobra.Command, args []string) error {
@@ -101,7 +112,10 @@ func inspect(ctx context.Context, engine, path string) (_ moduleInfo, err error)
 		info.Exports = append(info.Exports, externInfo{Name: ex.Name, Kind: ex.Type.Kind.String(), Type: typeText(ex.Type)})
 	}
 	info.classify(m)
-	return info, nil
+	if info.Problem == "" {
+		info.Grant, err = info.grant()
+	}
+	return info, err
 }
 
 // classify says how the module is spoken to and what it needs.
@@ -132,6 +146,12 @@ func (info *moduleInfo) classify(m engines.Module) {
 				info.Functions = append(info.Functions, ex.Name)
 			}
 		}
+	}
+	switch {
+	case exports("_start"):
+		info.Form = "command"
+	case exports("_initialize"):
+		info.Form = "reactor"
 	}
 	needs := map[string]bool{}
 	for _, im := range m.Imports() {
@@ -168,11 +188,81 @@ func typeText(t engines.ExternType) string {
 	return ""
 }
 
+// unnamed is what the name of a plugin made of a file's has no place for.
+var unnamed = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
+
+// grant is the configuration of a plugin of this module that holds what it
+// needs, at the lowest trust level that may.
+func (info *moduleInfo) grant() (string, error) {
+	registry, err := newRegistry(syscalls.Options{})
+	if err != nil {
+		return "", err
+	}
+	var (
+		names, missing []string
+		level          = capability.Limited
+		files, writes  bool
+	)
+	for _, name := range info.Needs {
+		reg, ok := registry.Lookup(name)
+		switch {
+		case !ok:
+			missing = append(missing, name)
+			continue
+		case reg.Release: // needs no grant
+			continue
+		}
+		names = append(names, strconv.Quote(name))
+		level = max(level, reg.MinTrust)
+		if strings.HasPrefix(name, "file_") {
+			files, writes = true, writes || reg.MinTrust > capability.Limited
+		}
+	}
+	name := strings.Trim(unnamed.ReplaceAllString(strings.TrimSuffix(filepath.Base(info.Path), ".wasm"), "-"), "-.")
+	if name == "" {
+		name = "plugin"
+	}
+	list := "[" + strings.Join(names, ", ") + "]"
+	var b strings.Builder
+	if len(names) > 0 {
+		fmt.Fprintf(&b, "policy %q {\n  plugins  = [%q]\n  syscalls = %s\n}\n\n", name+"-needs", name, list)
+	}
+	fmt.Fprintf(&b, "plugin %q {\n  wasm        = %s\n  sha256      = %q\n  trust_level = %q\n", name, hclText(info.Path), info.SHA256, level)
+	if len(names) > 0 {
+		b.WriteString("\n  capabilities {\n    syscalls  = " + list + "\n")
+		if files {
+			b.WriteString("    resources = [\"file:///data/**\"]\n")
+		}
+		b.WriteString("  }\n")
+	}
+	if files {
+		mode := "ro"
+		if writes {
+			mode = "rw"
+		}
+		fmt.Fprintf(&b, "  mount \"/data\" {\n    host = \"data\" # the directory that it is lent\n    mode = %q\n  }\n", mode)
+	}
+	b.WriteString("}\n")
+	if len(missing) > 0 {
+		b.WriteString("# It may also ask for what this version does not have: " + strings.Join(missing, ", ") + "\n")
+	}
+	return b.String(), nil
+}
+
+// hclText is a text as HCL has it.
+func hclText(s string) string {
+	return strings.NewReplacer("${", "$${", "%{", "%%{").Replace(strconv.Quote(s))
+}
+
 func printModule(p *printer, m moduleInfo) {
 	p.row("module", m.Path)
 	p.row("sha256", m.SHA256)
 	p.row("size", fmt.Sprintf("%d bytes", m.Size))
-	p.row("abi", m.ABI)
+	if m.Form == "" {
+		p.row("abi", m.ABI)
+	} else {
+		p.row("abi", m.ABI+" (WASI "+m.Form+")")
+	}
 	if m.Problem != "" {
 		p.row("problem", m.Problem)
 	}
@@ -188,5 +278,11 @@ func printModule(p *printer, m moduleInfo) {
 	}
 	for _, x := range m.Exports {
 		p.row("export", x.Kind, x.Name, x.Type)
+	}
+	if m.Grant != "" {
+		p.line("")
+		for line := range strings.Lines(m.Grant) {
+			p.line("%s", strings.TrimSuffix(line, "\n"))
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"forgeone.dev/forgeone/engines"
+	"forgeone.dev/forgeone/engines/internal/binfmt"
 )
 
 // Section ids of the binary format.
@@ -187,7 +188,7 @@ func none(*module) int { return 0 }
 
 func (m *module) readType(r *reader, _ int) {
 	if form := r.byte(); form != 0x60 {
-		r.failf("type of unknown form %#x", form)
+		r.failf("%s", binfmt.Unknown("type", form))
 	}
 	m.types = append(m.types, engines.FuncType{Params: m.values(r), Results: m.values(r)})
 }

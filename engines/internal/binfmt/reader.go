@@ -117,9 +117,22 @@ func (r *reader) valueType() engines.ValueType {
 	case engines.I32, engines.I64, engines.F32, engines.F64, engines.V128, engines.FuncRef, engines.ExternRef:
 		return t
 	default:
-		r.failf("unknown value type %#x", byte(t))
+		r.failf("%s", Unknown("value type", byte(t)))
 		return 0
 	}
+}
+
+// Unknown says of a type, by its first byte, that this format has no such form,
+// and what it is if WebAssembly 3.0 has it
+// (https://webassembly.github.io/spec/core/binary/types.html).
+func Unknown(what string, form byte) string {
+	switch form {
+	case 0x4e, 0x4f, 0x50, 0x5e, 0x5f, // rec, sub final, sub, array, struct
+		0x63, 0x64, 0x6a, 0x6b, 0x6c, 0x6d, 0x6e: // references, to array, struct, i31, eq and any
+		return fmt.Sprintf("%s %#x of WebAssembly 3.0: the module wants a garbage collector of the engine (wasm-gc), which is not supported; "+
+			"build it for linear memory, with a toolchain that brings its own (Go, TinyGo, Rust, C, AssemblyScript)", what, form)
+	}
+	return fmt.Sprintf("%s of unknown form %#x", what, form)
 }
 
 func (r *reader) valueTypes() []engines.ValueType {
@@ -133,7 +146,7 @@ func (r *reader) valueTypes() []engines.ValueType {
 
 func (r *reader) funcType() engines.FuncType {
 	if form := r.byte(); form != 0x60 {
-		r.failf("type of unknown form %#x", form)
+		r.failf("%s", Unknown("type", form))
 	}
 	return engines.FuncType{Params: r.valueTypes(), Results: r.valueTypes()}
 }
