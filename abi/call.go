@@ -156,6 +156,16 @@ func (c *Call) End(output []byte, callErr error) error {
 	return nil
 }
 
+// running is the run that a syscall belongs to, nil if none is open.
+func (c *Call) running(key foldKey) *fold {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	return c.folds[key]
+}
+
 // enter finds or opens the run that a syscall belongs to. The opening record is
 // written before enter returns, so before the first effect. A nil fold and no
 // error means that the syscall is to be recorded by itself.

@@ -304,16 +304,28 @@ func (q *request) decideName(zr *zta.Request, reg *Registration) zta.Decision {
 }
 
 // intent puts an allowed request on record before its effect: as a run's
-// opening record, as part of an open run, or by itself.
+// opening record, as part of an open run, or by itself. Of one that is part of a
+// run no more is made than the number of the run's record.
 func (q *request) intent(d zta.Decision) (*audit.Record, *fold, error) {
-	r := q.record(d)
-	if d.Relaxed {
-		r.Effect, r.Reason = "would_block", d.Reason
-	} else if c := q.sc.Call; c != nil && q.reg.foldable() && len(q.res.Resources) <= 1 {
-		key := foldKey{syscall: q.name, handle: q.sc.Handle, rule: d.Rule}
+	var key foldKey
+	c := q.sc.Call
+	folds := c != nil && !d.Relaxed && q.reg.foldable() && len(q.res.Resources) <= 1
+	if folds {
+		key = foldKey{syscall: q.name, handle: q.sc.Handle, rule: d.Rule}
 		if len(q.res.Resources) == 1 {
 			key.resource = q.res.Resources[0]
 		}
+		if f := c.running(key); f != nil {
+			r := records.Get().(*audit.Record)
+			r.Seq = f.open
+			return r, f, nil
+		}
+	}
+	r := q.record(d)
+	if d.Relaxed {
+		r.Effect, r.Reason = "would_block", d.Reason
+	}
+	if folds {
 		f, err := c.enter(key, r)
 		if f != nil {
 			r.Seq = f.open
