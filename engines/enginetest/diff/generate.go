@@ -259,7 +259,7 @@ func (g *generator) value(t engines.ValueType, depth int) *node {
 		}
 	case 3:
 		if i, ok := g.variable(t); ok {
-			return &node{text: fmt.Sprint("local.tee ", i), code: uleb([]byte{0x22}, i), results: one(t), args: []*node{g.value(t, depth-1)}}
+			return localTee(i, g.value(t, depth-1))
 		}
 	case 4, 5:
 		if list := loads[t]; list != nil {
@@ -369,8 +369,21 @@ func (g *generator) operation(t engines.ValueType, depth int) *node {
 	for _, p := range o.params {
 		v.args = append(v.args, g.value(p, depth-1))
 	}
+	if ordering(v.code) && masks(v.args[1].code) {
+		// wazero 1.12.0 takes the wrong branch on amd64 after 0 < x&y, and the like.
+		v.args[0], v.args[1] = v.args[1], v.args[0]
+	}
 	return g.canonical(v, o.nan)
 }
+
+// ordering reports whether code compares integers by which is less.
+func ordering(code []byte) bool {
+	op := code[0]
+	return len(code) == 1 && (0x48 <= op && op <= 0x4f || 0x53 <= op && op <= 0x5a)
+}
+
+// masks reports whether code is an and of integers.
+func masks(code []byte) bool { return len(code) == 1 && (code[0] == 0x71 || code[0] == 0x83) }
 
 func (g *generator) shuffle(depth int) *node {
 	v := &node{text: "i8x16.shuffle", code: []byte{0xfd, 13}, results: one(engines.V128)}
@@ -381,7 +394,8 @@ func (g *generator) shuffle(depth int) *node {
 	return v
 }
 
-// canonical puts one NaN in the place of any that v makes.
+// canonical puts one NaN in the place of any that v makes, also in the local
+// variable that it needs, since others may read it.
 func (g *generator) canonical(v *node, kind nanKind) *node {
 	if kind == noNaN {
 		return v
@@ -389,14 +403,14 @@ func (g *generator) canonical(v *node, kind nanKind) *node {
 	t := v.results[0]
 	tmp := g.local(t)
 	get := func() *node { return localGet(tmp, t) }
-	tee := &node{text: fmt.Sprint("local.tee ", tmp), code: uleb([]byte{0x22}, tmp), results: one(t), args: []*node{v}}
+	tee := localTee(tmp, v)
 	if t == engines.V128 {
 		nan, eq := splat(19, constant(engines.F32, 0x7fc00000)), []byte{0xfd, 65} // f32x4.eq
 		if kind != f32x4NaN {
 			nan, eq = splat(20, constant(engines.F64, 0x7ff8000000000000)), []byte{0xfd, 71} // f64x2.eq
 		}
 		same := &node{text: "eq", code: eq, results: one(t), args: []*node{get(), get()}}
-		return &node{text: "v128.bitselect", code: []byte{0xfd, 82}, results: one(t), args: []*node{tee, nan, same}}
+		return localTee(tmp, &node{text: "v128.bitselect", code: []byte{0xfd, 82}, results: one(t), args: []*node{tee, nan, same}})
 	}
 	nan, eq := constant(t, 0x7fc00000), []byte{0x5b} // f32.eq
 	if t == engines.F64 {
@@ -406,7 +420,7 @@ func (g *generator) canonical(v *node, kind nanKind) *node {
 	same := &node{text: "eq", code: eq, results: one(engines.I32), args: []*node{tee, get()}}
 	return &node{
 		text: "if", code: []byte{0x04, byte(t)}, block: true, results: one(t), args: []*node{same},
-		body: []*node{get()}, orElse: []*node{nan},
+		body: []*node{get()}, orElse: []*node{localTee(tmp, nan)},
 	}
 }
 
@@ -847,6 +861,10 @@ func unary(code byte, v *node) *node {
 
 func binary2(code byte, v, w *node) *node {
 	return &node{text: fmt.Sprintf("i32.op %#x", code), code: []byte{code}, results: one(engines.I32), args: []*node{v, w}}
+}
+
+func localTee(i uint32, v *node) *node {
+	return &node{text: fmt.Sprint("local.tee ", i), code: uleb([]byte{0x22}, i), results: v.results, args: []*node{v}}
 }
 
 func localGet(i uint32, t engines.ValueType) *node {
