@@ -183,7 +183,7 @@ func runAnswer(ctx context.Context, name string) (err error) {
 
 // tryAudit writes a log and verifies it.
 func tryAudit(ctx context.Context, dir string) finding {
-	f := finding{Area: "audit", Check: dir}
+	f := finding{Area: "audit"}
 	fail := func(err error) finding {
 		f.Outcome, f.Found, f.Remedy = bad, err.Error(), "give audit.dir a directory that can be written to, on a disk with room"
 		return f
@@ -194,6 +194,7 @@ func tryAudit(ctx context.Context, dir string) finding {
 			break
 		}
 	}
+	f.Check = dir // that was tried
 	tmp, err := os.MkdirTemp(dir, ".forgeone-doctor-")
 	if err != nil {
 		return fail(err)
