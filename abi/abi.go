@@ -57,6 +57,10 @@ type SyscallContext struct {
 	Handle  Handle   // for syscalls on something open; 0 for none
 	Payload []byte   // bulk data; on record as length and hash. Valid until the syscall returns.
 
+	// Room is memory of the caller's that the handler may put its result in, up to
+	// its length: what the result is then good for ends with the next use of it.
+	Room []byte
+
 	Timestamp time.Time // when it was asked; zero means now, by the gate's clock
 }
 

@@ -122,8 +122,14 @@ func (c *Call) Unrecorded() bool { return c.unrecorded.Load() }
 // Syscall asks the gate for an effect on behalf of the call. ctx must be
 // derived from [Call.Context].
 func (c *Call) Syscall(ctx context.Context, name string, args []string, handle Handle, payload []byte) SyscallResult {
+	return c.SyscallInto(ctx, nil, name, args, handle, payload)
+}
+
+// SyscallInto is [Call.Syscall] with room for the result (see
+// [SyscallContext.Room]), for bulk data that is copied on at once.
+func (c *Call) SyscallInto(ctx context.Context, room []byte, name string, args []string, handle Handle, payload []byte) SyscallResult {
 	return c.gate.SecureSyscall(ctx, &SyscallContext{
-		Subject: c.subject, Call: c, Syscall: name, Args: args, Handle: handle, Payload: payload,
+		Subject: c.subject, Call: c, Syscall: name, Args: args, Handle: handle, Payload: payload, Room: room,
 	})
 }
 

@@ -60,7 +60,11 @@ func read(_ context.Context, sc *abi.SyscallContext, r *abi.Resolution) ([]byte,
 	case !h.mode.read:
 		return nil, fsError(h.canonical, abi.Fail(abi.CodeBadHandle, "not open for reading"))
 	}
-	p := make([]byte, n)
+	p := sc.Room
+	if uint64(len(p)) < n {
+		p = make([]byte, n)
+	}
+	p = p[:n]
 	var got int
 	if len(sc.Args) == 3 {
 		offset, failed := count("offset", sc.Args[2])

@@ -63,7 +63,7 @@ func (x frame) readFile(nread uint64, offset ...string) error {
 		return err
 	}
 	args := append([]string{d.path, strconv.FormatUint(uint64(total), 10)}, offset...)
-	data, err := x.syscall("file_read", d.handle, nil, args...)
+	data, err := x.syscallInto(x.p.room(total), "file_read", d.handle, nil, args...)
 	if err != nil {
 		return err
 	}

@@ -74,17 +74,22 @@ func (x frame) vectors(list, count uint64) (vs []vector, total uint32, err error
 	return vs, total, nil
 }
 
-// gather copies what a list of pieces of guest memory holds. The bytes are good
-// until the next gather.
+// room is memory for n bytes, which is the same at each call.
+func (p *Process) room(n uint32) []byte {
+	if uint64(len(p.buffer)) < uint64(n) {
+		p.buffer = make([]byte, n)
+	}
+	return p.buffer[:n]
+}
+
+// gather copies what a list of pieces of guest memory holds, to the process's
+// room.
 func (x frame) gather(list, count uint64) ([]byte, error) {
 	vs, total, err := x.vectors(list, count)
 	if err != nil {
 		return nil, err
 	}
-	if uint64(cap(x.p.buffer)) < uint64(total) {
-		x.p.buffer = make([]byte, total)
-	}
-	out := x.p.buffer[:total]
+	out := x.p.room(total)
 	at := uint32(0)
 	for _, v := range vs {
 		if !x.mem.Read(uint64(v.ptr), out[at:at+v.n]) {

@@ -154,7 +154,12 @@ func link(functions []function) *engines.HostModule {
 
 // syscall asks the gate. The error is what the guest is to get, or ends it.
 func (x frame) syscall(name string, handle abi.Handle, payload []byte, args ...string) ([]byte, error) {
-	res, err := guest.Syscall(x.ctx, name, args, handle, payload)
+	return x.syscallInto(nil, name, handle, payload, args...)
+}
+
+// syscallInto is syscall with room for what it yields.
+func (x frame) syscallInto(room []byte, name string, handle abi.Handle, payload []byte, args ...string) ([]byte, error) {
+	res, err := guest.SyscallInto(x.ctx, room, name, args, handle, payload)
 	switch {
 	case err != nil:
 		return nil, err

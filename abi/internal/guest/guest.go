@@ -64,11 +64,17 @@ func bounds(mem engines.Memory, ptr, n uint32) error {
 // Syscall asks the gate for an effect on behalf of the call that ctx carries.
 // The error ends the guest: *[abi.DeniedError] when it was quarantined.
 func Syscall(ctx context.Context, name string, args []string, handle abi.Handle, payload []byte) (abi.SyscallResult, error) {
+	return SyscallInto(ctx, nil, name, args, handle, payload)
+}
+
+// SyscallInto is [Syscall] with room for the result, as [abi.Call.SyscallInto]
+// has it.
+func SyscallInto(ctx context.Context, room []byte, name string, args []string, handle abi.Handle, payload []byte) (abi.SyscallResult, error) {
 	call := abi.CallFrom(ctx)
 	if call == nil {
 		return abi.SyscallResult{}, ErrNoCall
 	}
-	res := call.Syscall(ctx, name, args, handle, payload)
+	res := call.SyscallInto(ctx, room, name, args, handle, payload)
 	switch res.Status {
 	case abi.Blocked:
 		if d, ok := ctx.Value(denialsKey{}).(*Denials); ok {
