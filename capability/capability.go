@@ -18,7 +18,7 @@ import (
 type Grant struct {
 	// Syscalls are names, aliases ("read_file") or globs ("kv_*", "*").
 	Syscalls []string `json:"syscalls,omitempty"`
-	// Resources are patterns such as "file:///data/**", "tcp://db.internal:5432"
+	// Resources are patterns such as "file:///data/**", "net://tcp/db.internal:5432"
 	// and "env://LANG"; see [Pattern].
 	Resources []string `json:"resources,omitempty"`
 	// APIs are functions of other plugins, "plugin/function", or globs.

@@ -16,11 +16,12 @@ import (
 // compile is what the kernel runs this program with, to compile a module.
 func (c *cli) compile() *cobra.Command {
 	return &cobra.Command{
-		Use:    builtins.CompileCommand + " ENGINE",
-		Short:  "Compile a module for the kernel that started this process",
-		Hidden: true,
-		Args:   exactArgs("ENGINE"),
-		RunE:   c.do(func(_ *cobra.Command, args []string) error { return builtins.Compile(args[0], c.in, c.out) }),
+		Use:     builtins.CompileCommand + " ENGINE",
+		Short:   "Compile a module for the kernel that started this process",
+		Example: "  forgeone compile wazero",
+		Hidden:  true,
+		Args:    exactArgs("ENGINE"),
+		RunE:    c.do(func(_ *cobra.Command, args []string) error { return builtins.Compile(args[0], c.in, c.out) }),
 	}
 }
 
