@@ -14,7 +14,7 @@ SEED      ?= 0
 HAVE_CC   := $(shell command -v $${CC:-cc} >/dev/null 2>&1 && echo yes)
 WASMER    := $(shell $(GO) env GOMODCACHE)/github.com/wasmerio/wasmer-go@v1.0.4/wasmer/packaged/lib/$(shell $(GO) env GOOS)-$(subst arm64,aarch64,$(shell $(GO) env GOARCH))
 # Packages that only a WASM guest can hold.
-GUESTS    := ./sdk ./sdk/guest ./plugins/examples/summarise-wasm ./plugins/examples/rogue-wasm ./abi/forge/testdata/guest ./engines/bench/testdata/program
+GUESTS    := ./sdk ./sdk/guest ./plugins/examples/summarise-wasm ./plugins/examples/rogue-wasm ./abi/forge/testdata/guest ./abi/wasi/testdata/command ./engines/bench/testdata/program
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 .DEFAULT_GOAL := help
