@@ -468,8 +468,7 @@ const (
 // fdReaddir is fd_readdir(fd, buf, buf_len, cookie, bufused). A last entry that
 // does not fit is cut: a buffer that is not full is how a guest knows the end.
 func fdReaddir(x frame) error {
-	d, err := x.p.directory(x.args[0], rightReaddir)
-	if err != nil {
+	if _, err := x.p.directory(x.args[0], rightReaddir); err != nil {
 		return err
 	}
 	buf, size, cookie, used := x.args[1], int(uint32(x.args[2])), x.args[3], x.args[4]
@@ -479,7 +478,8 @@ func fdReaddir(x frame) error {
 	if err := x.room(used, 4); err != nil {
 		return err
 	}
-	if d, err = x.opened(x.args[0], rightReaddir); err != nil {
+	d, err := x.opened(x.args[0], rightReaddir)
+	if err != nil {
 		return err
 	}
 	var list []byte
