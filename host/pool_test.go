@@ -431,7 +431,6 @@ func TestGoPluginHasAnImage(t *testing.T) {
 	}
 }
 
-
 // TestWithoutAnImage: where there can be no image, each call starts an instance
 // anew, and it is said why.
 func TestWithoutAnImage(t *testing.T) {
